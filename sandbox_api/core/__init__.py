@@ -1,0 +1,1 @@
+"""What the daemon does: files, processes and their output. Knows nothing of HTTP."""

@@ -1,0 +1,82 @@
+"""System calls that the standard library lacks, through ctypes.
+
+Every prototype is declared here and nowhere else. `PyDLL` keeps the GIL, which is right for calls
+that return at once and must stay on their thread; `CDLL` releases it for calls that may wait.
+Works the same in pip installs and in the static file, whose table serves the same names
+(spec/native.md section 2).
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from functools import cache
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+F_SETPIPE_SZ = 1031
+
+_SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
+
+
+@cache
+def _quick_calls() -> ctypes.PyDLL:
+    library = ctypes.PyDLL(None, use_errno=True)
+    library.setfsuid.argtypes = library.setfsgid.argtypes = [ctypes.c_uint]
+    library.setfsuid.restype = library.setfsgid.restype = ctypes.c_int
+    library.syscall.restype = ctypes.c_long
+    return library
+
+
+@cache
+def _slow_calls() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    library.fallocate.restype = ctypes.c_int
+    return library
+
+
+def _raise_errno(call: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), call)
+
+
+def set_thread_identity(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Make the calling thread act on files as this user, until it ends.
+
+    setfsuid(2) drops the file capabilities of this thread only, and the raw setgroups system call
+    (not the C library's, which changes all threads) gives it the user's supplementary groups.
+
+    Args:
+        uid: numeric user.
+        gid: numeric primary group.
+        groups: numeric supplementary groups.
+
+    Raises:
+        OSError: the kernel refused; the thread must not be used then.
+    """
+    libc = _quick_calls()
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    number = ctypes.c_long(_SYS_SETGROUPS[os.uname().machine])
+    if libc.syscall(number, ctypes.c_size_t(len(groups)), array) != 0:
+        _raise_errno("setgroups")
+    libc.setfsgid(gid)
+    libc.setfsuid(uid)
+    invalid = 0xFFFFFFFF  # these calls cannot report failure: an invalid id reads the current one
+    if libc.setfsuid(invalid) != uid or libc.setfsgid(invalid) != gid:
+        raise PermissionError(1, "the kernel refused to change the file identity", "setfsuid")
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Give the disk blocks of a byte range back; the file keeps its size (fallocate(2)).
+
+    Args:
+        fd: an open file.
+        offset: first byte.
+        length: bytes; partial pages at the edges are zeroed, not released.
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system has no holes.
+    """
+    mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+    if _slow_calls().fallocate(fd, mode, offset, length) != 0:
+        _raise_errno("fallocate")
