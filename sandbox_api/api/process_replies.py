@@ -1,0 +1,72 @@
+"""Processes as values of the wire."""
+
+from collections.abc import Sequence
+from email.utils import formatdate
+
+from sandbox_api.api.schemas.processes import EndReply, ProcessReply, Survivor
+from sandbox_api.core.processes import Process
+from sandbox_api.core.processes.tail import OutputText
+from sandbox_api.core.processes.tree import ProcessStat
+
+
+def process_reply(
+    process: Process, output: OutputText | None, unfinished: str | None = ""
+) -> ProcessReply:
+    """One process.
+
+    Args:
+        process: which.
+        output: its captured output; None where none was asked for, which clients know as
+            `logs: null`.
+        unfinished: what `completedAt` is while it runs: the list has null, all else "".
+    """
+    text = output or OutputText()
+    spec = process.spec
+    return ProcessReply(
+        pid=str(process.pid),
+        name=process.name,
+        command=spec.command,
+        status=process.status.value,
+        started_at=http_date(process.started_at),
+        completed_at=unfinished if process.running else http_date(process.completed_at or 0.0),
+        exit_code=process.exit_code,
+        working_dir=process.working_dir,
+        logs=None if output is None else text.logs,
+        stdout=text.stdout,
+        stderr=text.stderr,
+        restart_on_failure=spec.restart_on_failure,
+        max_restarts=spec.max_restarts,
+        restart_count=process.restart_count,
+        keep_alive=False,
+        signal=process.signal,
+        stopping=process.stopping,
+    )
+
+
+def end_reply(process: Process, done: str, survivors: Sequence[ProcessStat] = ()) -> EndReply:
+    """What a stop or kill has reached.
+
+    Args:
+        process: which.
+        done: the message for when it has ended.
+        survivors: what a kill did not end.
+    """
+    message = done
+    if process.stopping:
+        message = "Process is stopping; it is killed when its grace is over, or by DELETE …/kill"
+    if survivors:
+        names = ", ".join(f"{stat.name} ({stat.pid})" for stat in survivors)
+        message = f"Process was killed, but these processes of it have not ended yet: {names}"
+    return EndReply(
+        message=message,
+        pid=str(process.pid),
+        name=process.name,
+        status=process.status.value,
+        stopping=process.stopping,
+        survivors=[Survivor(pid=stat.pid, name=stat.name) for stat in survivors],
+    )
+
+
+def http_date(seconds: float) -> str:
+    """`Sat, 21 Nov 2026 01:01:39 GMT`."""
+    return formatdate(seconds, usegmt=True)

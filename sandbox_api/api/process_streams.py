@@ -1,0 +1,80 @@
+"""A run's output as it comes: prefixed lines, or NDJSON events with the result at the end.
+
+Headers go at once; a keep-alive comes after 4 s of silence, since the official synchronous client
+gives up after 5. A stream ends cleanly only when its process has ended: when the daemon stops, the
+stream of a live process is cut (design.md 6, G07).
+"""
+
+import asyncio
+from contextlib import nullcontext
+from typing import Final
+
+from aiohttp import web
+
+from sandbox_api.api.output_events import KEEP_ALIVE_EVENT, event, flush_events, frame_events
+from sandbox_api.api.process_replies import process_reply
+from sandbox_api.api.wire import SETTINGS, SHUTDOWN
+from sandbox_api.core.processes import Process
+from sandbox_api.core.processes.follower import Follower
+from sandbox_api.core.processes.framing import Unfinished, flush_lines, frame_lines
+from sandbox_api.core.processes.tail import read_tail
+
+KEEP_ALIVE_LINE: Final = b"[keepalive]\n"
+SILENCE_S: Final = 4.0
+_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def send_lines(request: web.Request, process: Process) -> web.StreamResponse:
+    """All output so far and then live, as `stdout:` and `stderr:` lines, to the end."""
+    response = _stream("text/plain; charset=utf-8")
+    follower = Follower(process.output, frame_lines, Unfinished(), flush_lines)
+    with _cut_at_shutdown(request, process):
+        await response.prepare(request)
+        await _follow(response, follower, KEEP_ALIVE_LINE)
+        await response.write_eof()
+    return response
+
+
+async def open_events(request: web.Request) -> web.StreamResponse:
+    """Begin an NDJSON stream; its status is 200 whatever comes (spec/process.md 7.3)."""
+    response = _stream("application/x-ndjson")
+    await response.prepare(request)
+    return response
+
+
+async def send_events(
+    request: web.Request, response: web.StreamResponse, process: Process
+) -> web.StreamResponse:
+    """All output as events, and the process itself as the last one."""
+    follower = Follower(process.output, frame_events, Unfinished(), flush_events)
+    with _cut_at_shutdown(request, process):
+        await _follow(response, follower, KEEP_ALIVE_EVENT)
+        await process.ended.wait()
+        output = await read_tail(process.output, request.app[SETTINGS].max_log_tail_bytes)
+        await response.write(event("result", process_reply(process, output).model_dump_json()))
+        await response.write_eof()
+    return response
+
+
+async def send_error_event(response: web.StreamResponse, message: str) -> web.StreamResponse:
+    """Say in the stream why there is no process, and end it."""
+    await response.write(event("error", message))
+    await response.write_eof()
+    return response
+
+
+def _stream(content_type: str) -> web.StreamResponse:
+    return web.StreamResponse(headers={"Content-Type": content_type, **_HEADERS})
+
+
+def _cut_at_shutdown(request: web.Request, process: Process) -> nullcontext[None]:
+    return request.app[SHUTDOWN].cut(request) if process.running else nullcontext()  # type: ignore[return-value]
+
+
+async def _follow(
+    response: web.StreamResponse, follower: Follower[Unfinished], keep_alive: bytes
+) -> None:
+    with follower:
+        while (framed := await follower.next(SILENCE_S)) is not None:
+            await response.write(framed or keep_alive)
+            await asyncio.sleep(0)  # a fast reader of a long log leaves room for others

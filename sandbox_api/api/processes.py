@@ -1,0 +1,175 @@
+"""Commands over HTTP: `/process` and what is below it (spec/process.md)."""
+
+import asyncio
+
+from aiohttp import web
+
+from sandbox_api.api.audit import audit
+from sandbox_api.api.process_replies import end_reply, process_reply
+from sandbox_api.api.process_streams import open_events, send_error_event, send_events, send_lines
+from sandbox_api.api.schemas.processes import LogsReply, ProcessRequest
+from sandbox_api.api.wire import PROCESSES, SETTINGS, json_bytes_reply, json_reply, read_json
+from sandbox_api.core.processes import Process, ProcessSpec
+from sandbox_api.core.processes.tail import OutputText, read_tail
+from sandbox_api.errors import DeadlineError, FailedError, InvalidError, NotFoundError
+
+WAIT_DEFAULT_S = 60.0
+WAIT_MOST_S = 119.0
+LIST_OUTPUT_CHARACTERS = 16 << 20
+"""How much output the list inlines, newest processes first; each has its own route for more."""
+
+
+async def list_processes(request: web.Request) -> web.Response:
+    """Every process that is remembered, in order of start."""
+    max_bytes = request.app[SETTINGS].max_log_tail_bytes
+    left = LIST_OUTPUT_CHARACTERS
+    replies = []
+    for process in reversed(request.app[PROCESSES].list()):
+        output = await read_tail(process.output, max_bytes) if left > 0 else OutputText()
+        left -= len(output.logs) * 2
+        replies.append(process_reply(process, output, unfinished=None).model_dump_json())
+        await asyncio.sleep(0)
+    return json_bytes_reply(f"[{','.join(reversed(replies))}]".encode())
+
+
+async def start_process(request: web.Request) -> web.StreamResponse:
+    """Start a command; answer at once, at its end, or with a stream of its output."""
+    wanted = await read_json(request, ProcessRequest)
+    streaming = "text/event-stream" in request.headers.get("Accept", "")
+    action = "process_exec_stream" if streaming else "process_exec"
+    if streaming:
+        return await _start_streaming(request, wanted)
+    deadline = asyncio.get_running_loop().time() + wanted.timeout
+    process = await request.app[PROCESSES].start(_spec(wanted))
+    audit(request, action, command=wanted.command, working_dir=wanted.working_dir)
+    if not wanted.wait_for_completion:
+        return json_reply(process_reply(process, None))
+    await _wait(request, process, wanted.timeout, deadline)
+    output = await read_tail(process.output, request.app[SETTINGS].max_log_reply_bytes)
+    return json_reply(process_reply(process, output))
+
+
+async def _start_streaming(request: web.Request, wanted: ProcessRequest) -> web.StreamResponse:
+    try:
+        process = await request.app[PROCESSES].start(_spec(wanted))
+    except FailedError as exc:
+        return await send_error_event(await open_events(request), exc.message)
+    audit(request, "process_exec_stream", command=wanted.command, working_dir=wanted.working_dir)
+    return await send_events(request, await open_events(request), process)
+
+
+async def _wait(request: web.Request, process: Process, timeout_s: int, deadline: float) -> None:
+    left_s = deadline - asyncio.get_running_loop().time() if timeout_s > 0 else None
+    if not await request.app[PROCESSES].wait(process, left_s):
+        raise DeadlineError(
+            f"process timed out after {timeout_s} seconds",
+            {"pid": str(process.pid), "name": process.name},
+        )
+
+
+async def get_process(request: web.Request) -> web.Response:
+    """One process, by pid or name."""
+    return await _current(request, _find(request, "process not found"))
+
+
+async def wait_process(request: web.Request) -> web.Response:
+    """One process, held back until it ends or the time is up."""
+    timeout_s = _wait_timeout_s(request.query.get("timeout", ""))
+    process = _find(request, "process not found")
+    await request.app[PROCESSES].wait(process, timeout_s)
+    return await _current(request, process)
+
+
+async def _current(request: web.Request, process: Process) -> web.Response:
+    output = await read_tail(process.output, request.app[SETTINGS].max_log_tail_bytes)
+    return json_reply(process_reply(process, output))
+
+
+def _wait_timeout_s(text: str) -> float:
+    try:
+        value = float(text or 0)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:  # not a number compares false as well
+        raise InvalidError(f"invalid timeout: {text!r} must be a number of seconds, at least 0")
+    return min(value or WAIT_DEFAULT_S, WAIT_MOST_S)
+
+
+async def head_process(request: web.Request) -> web.Response:
+    """Whether it exists."""
+    _find(request, "process not found")
+    return web.Response()
+
+
+async def head_processes(_: web.Request) -> web.Response:
+    """The route exists."""
+    return web.Response()
+
+
+async def get_logs(request: web.Request) -> web.Response:
+    """The captured output."""
+    process = _find(request, f"process with PID {_identifier(request)} not found")
+    audit(request, "process_logs_access", identifier=_identifier(request))
+    output = await read_tail(process.output, request.app[SETTINGS].max_log_reply_bytes)
+    return json_reply(LogsReply(stdout=output.stdout, stderr=output.stderr, logs=output.logs))
+
+
+async def stream_logs(request: web.Request) -> web.StreamResponse:
+    """The captured output and then what comes, line by line, to the end."""
+    process = _find(request, f"process with Identifier {_identifier(request)} not found")
+    audit(request, "process_logs_stream", identifier=_identifier(request))
+    return await send_lines(request, process)
+
+
+async def stop_process(request: web.Request) -> web.Response:
+    """SIGTERM, and SIGKILL after a grace."""
+    audit(request, "process_stop", identifier=_identifier(request))
+    process = await request.app[PROCESSES].stop(_identifier(request))
+    return json_reply(end_reply(process, "Process stopped successfully"))
+
+
+async def kill_process(request: web.Request) -> web.Response:
+    """SIGKILL for the whole tree."""
+    audit(request, "process_kill", identifier=_identifier(request))
+    process, survivors = await request.app[PROCESSES].kill(_identifier(request))
+    return json_reply(end_reply(process, "Process killed successfully", survivors))
+
+
+def _identifier(request: web.Request) -> str:
+    return request.match_info["identifier"]
+
+
+def _find(request: web.Request, otherwise: str) -> Process:
+    process = request.app[PROCESSES].find(_identifier(request))
+    if process is None:
+        raise NotFoundError(otherwise)
+    return process
+
+
+def _spec(wanted: ProcessRequest) -> ProcessSpec:
+    return ProcessSpec(
+        command=wanted.command,
+        name=wanted.name,
+        working_dir=wanted.working_dir,
+        env=wanted.env,
+        restart_on_failure=wanted.restart_on_failure,
+        max_restarts=wanted.max_restarts,
+    )
+
+
+# a name may hold slashes; the known suffixes end it, so they stand first
+ONE = "/process/{identifier:.*[^/]}"
+ROUTES = (
+    web.get("/process", list_processes, allow_head=False),
+    web.head("/process", head_processes),
+    web.post("/process", start_process),
+    web.get(f"{ONE}/logs/stream", stream_logs, allow_head=False),
+    web.head(f"{ONE}/logs/stream", head_process),
+    web.get(f"{ONE}/logs", get_logs, allow_head=False),
+    web.head(f"{ONE}/logs", head_process),
+    web.get(f"{ONE}/wait", wait_process, allow_head=False),
+    web.delete(f"{ONE}/kill", kill_process),
+    web.get(ONE, get_process, allow_head=False),
+    web.head(ONE, head_process),
+    web.delete(ONE, stop_process),
+)

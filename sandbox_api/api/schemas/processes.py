@@ -1,0 +1,73 @@
+"""Processes on the wire (spec/process.md 2 and 7)."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sandbox_api.api.schemas.base import WireModel
+
+INT64_LIMIT = 1 << 63
+Integer = Annotated[int, Field(ge=-INT64_LIMIT, lt=INT64_LIMIT)]
+
+
+class ProcessRequest(WireModel):
+    """What `POST /process` takes; `timeout` is in seconds."""
+
+    command: str = Field(min_length=1)
+    name: str = ""
+    working_dir: str = ""
+    env: dict[str, str] = Field(default_factory=dict)
+    wait_for_completion: bool = False
+    timeout: Integer = 0
+    wait_for_ports: list[Integer] = Field(default_factory=list)
+    restart_on_failure: bool = False
+    max_restarts: Integer = 0
+    keep_alive: bool = False
+
+
+class ProcessReply(WireModel):
+    """One process. Times are RFC 1123 in UTC; `exitCode` is -1 for a death by signal."""
+
+    pid: str
+    name: str
+    command: str
+    status: str
+    started_at: str
+    completed_at: str | None
+    exit_code: int
+    working_dir: str
+    logs: str | None
+    stdout: str
+    stderr: str
+    restart_on_failure: bool
+    max_restarts: int
+    restart_count: int
+    keep_alive: bool
+    signal: str | None
+    stopping: bool
+
+
+class LogsReply(WireModel):
+    """The captured output, each stream alone and both in order."""
+
+    stdout: str
+    stderr: str
+    logs: str
+
+
+class Survivor(WireModel):
+    """A process that outlived a SIGKILL, for example in an uninterruptible wait."""
+
+    pid: int
+    name: str
+
+
+class EndReply(WireModel):
+    """What a stop or a kill has reached so far."""
+
+    message: str
+    pid: str
+    name: str
+    status: str
+    stopping: bool
+    survivors: list[Survivor]

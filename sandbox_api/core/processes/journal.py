@@ -1,0 +1,129 @@
+"""The order journal of a run: which stream wrote when, so that the order is fixed once.
+
+stdout and stderr arrive through two pipes. Each time the reader moves bytes it appends a mark
+where the stream changes, and from then on every reader (live, replay, after a restart of the
+daemon) sees the same order. A mark says how many bytes of each stream came before it; the segment
+it begins ends at the next mark. A position in the output is those two numbers; their sum alone
+orders them.
+"""
+
+import os
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from sandbox_api.core import linux
+
+PAGE_BYTES = 4096
+MARK = struct.Struct("<QQQ")
+BLOCK_MARKS = 512
+# A long segment of one stream gets a new mark now and then, so that `since` has times to go by.
+RENEW_NS = 100_000_000
+
+
+class Kind(IntEnum):
+    """What begins at a mark."""
+
+    STDOUT = 0
+    STDERR = 1
+    END = 2
+
+
+class Position(NamedTuple):
+    """A place in the output: bytes of each stream that come before it."""
+
+    stdout: int = 0
+    stderr: int = 0
+
+    @property
+    def order(self) -> int:
+        """Bytes of both streams before this place."""
+        return self.stdout + self.stderr
+
+    def advance(self, kind: Kind, count: int) -> "Position":
+        """The place `count` bytes of one stream later."""
+        if kind is Kind.STDERR:
+            return Position(self.stdout, self.stderr + count)
+        return Position(self.stdout + count, self.stderr)
+
+
+class Mark(NamedTuple):
+    """The begin of a segment: where, of what, and when (ns since the epoch)."""
+
+    position: Position
+    kind: Kind
+    time_ns: int
+
+
+class Journal:
+    """Marks of one run in a file; only the newest is in memory.
+
+    Args:
+        fd: the journal's file, read and written by offset; this object owns it.
+        count: marks that the file holds already.
+    """
+
+    def __init__(self, fd: int, count: int = 0) -> None:
+        self._fd = fd
+        self.first = 0
+        self.count = count
+        self._last = self.read(count - 1, 1)[0] if count else None
+
+    @classmethod
+    def open(cls, fd: int) -> "Journal":
+        """Go on with a file that may hold marks already."""
+        return cls(fd, os.fstat(fd).st_size // MARK.size)
+
+    def append(self, position: Position, kind: Kind, time_ns: int) -> None:
+        """Say that bytes of `kind` follow at `position`; a mark that says nothing new is left out.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        last = self._last
+        if last and last.kind is kind is not Kind.END and time_ns - last.time_ns < RENEW_NS:
+            return
+        packed = MARK.pack(position.stdout, position.stderr, time_ns << 2 | kind)
+        os.pwrite(self._fd, packed, self.count * MARK.size)
+        self._last = Mark(position, kind, time_ns)
+        self.count += 1
+
+    def read(self, index: int, most: int = BLOCK_MARKS) -> Sequence[Mark]:
+        """Up to `most` marks from number `index` on."""
+        most = min(most, self.count - index)
+        if most <= 0:
+            return ()
+        data = os.pread(self._fd, most * MARK.size, index * MARK.size)
+        whole = len(data) - len(data) % MARK.size
+        return [_unpack(*fields) for fields in MARK.iter_unpack(data[:whole])]
+
+    def find(self, order: int) -> int:
+        """The number of the last mark at or before a place in the order; the first if none is."""
+        return self._last_mark(order, lambda mark: mark.position.order)
+
+    def find_stream(self, kind: Kind, offset: int) -> int:
+        """The number of the last mark at or before an offset of one stream."""
+        return self._last_mark(offset, lambda mark: mark.position[kind])
+
+    def _last_mark(self, at: int, key: Callable[[Mark], int]) -> int:
+        numbers = range(self.first, self.count)
+        after = bisect_right(numbers, at, key=lambda number: key(self.read(number, 1)[0]))
+        return numbers[max(after - 1, 0)] if numbers else self.first
+
+    def forget(self, order: int) -> None:
+        """Give back the space of marks whose segments end before a place in the order."""
+        first = self.find(order)
+        released = first * MARK.size // PAGE_BYTES * PAGE_BYTES
+        if released > self.first * MARK.size:
+            linux.punch_hole(self._fd, 0, released)
+        self.first = first
+
+    def close(self) -> None:
+        """Let the file go."""
+        os.close(self._fd)
+
+
+def _unpack(stdout: int, stderr: int, packed: int) -> Mark:
+    return Mark(Position(stdout, stderr), Kind(packed & 3), packed >> 2)

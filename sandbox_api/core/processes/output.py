@@ -1,0 +1,241 @@
+"""One run's output: the only reader of its pipes, and those who wait for more of it.
+
+Bytes go from pipe to log file by splice(2), never through Python and never waiting for a follower;
+the file is the buffer. The order journal says what came when. Followers are woken in process and
+read at their own pace (design.md 4).
+"""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+from sandbox_api.core.processes.journal import Journal, Kind, Position
+from sandbox_api.core.processes.logfile import LogFile, pending_bytes
+from sandbox_api.core.processes.storage import PipeEnds, Storage
+
+MOVE_BYTES = 1 << 20
+RETRY_S = 1.0
+STREAMS = (Kind.STDOUT, Kind.STDERR)
+_PIPE_NAMES = ("stdout.pipe", "stderr.pipe")
+_LOG_NAMES = ("stdout.log", "stderr.log")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE})
+
+
+class Output:
+    """Pipes, logs and order of one run.
+
+    Args:
+        storage: where they are kept.
+
+    Raises:
+        OSError: a pipe could not be made.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._loop = asyncio.get_running_loop()
+        self._pipes: list[PipeEnds | None] = []
+        self._journal: Journal | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._retries: dict[Kind, asyncio.TimerHandle] = {}
+        self._readers = 0
+        self.end: Position | None = None
+        """Where the output ended with the run; None while it runs."""
+        self.shared: tuple[object, object] | None = None
+        """What one follower framed last, for others that stand at the same place."""
+        self.logs = [
+            LogFile(partial(storage.open_file, name), storage.max_bytes) for name in _LOG_NAMES
+        ]
+        try:
+            for name in _PIPE_NAMES:
+                self._pipes.append(storage.open_pipe(name))
+        except OSError:
+            self.close()
+            raise
+        for kind in STREAMS:
+            self._listen(kind)
+
+    @property
+    def write_fds(self) -> tuple[int, int]:
+        """The child's stdout and stderr."""
+        stdout, stderr = self._pipes
+        if stdout is None or stderr is None:
+            raise ValueError("the run has ended")
+        return stdout.write_fd, stderr.write_fd
+
+    @property
+    def position(self) -> Position:
+        """Where the output ends now."""
+        return Position(self.logs[Kind.STDOUT].size, self.logs[Kind.STDERR].size)
+
+    @property
+    def journal(self) -> Journal:
+        """The order of the two streams."""
+        if self._journal is None:
+            self._journal = Journal.open(self._storage.open_file("order"))
+        return self._journal
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While somebody reads; afterwards the files of an ended run are closed again."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self.shared = None
+            self._release()
+
+    def note(self, text: bytes) -> None:
+        """Add a line of ours to stdout, where the program's output stands now."""
+        self.journal.append(self.position, Kind.STDOUT, time.time_ns())
+        self.logs[Kind.STDOUT].append(text)
+        self._wake()
+
+    def finish(self) -> None:
+        """The run has ended: take what its pipes hold at this moment, and say so to followers.
+
+        Children that it left behind may write on; that is still read and logged, until the last
+        writer closes.
+        """
+        for kind in STREAMS:
+            self._drain(kind)
+        self.end = self.position
+        if self.end.order:
+            with suppress(OSError):
+                self.journal.append(self.end, Kind.END, time.time_ns())
+        for pipe in self._pipes:
+            if pipe is not None:
+                _close(pipe.write_fd)
+        self._pipes = [pipe and PipeEnds(pipe.read_fd, -1) for pipe in self._pipes]
+        self._storage.close_pipes()
+        self._wake()
+        for kind in STREAMS:
+            self._readable(kind)  # most runs leave nobody behind: close at once
+
+    async def changed(self, deadline: float) -> bool:
+        """Wait until there is more output, or the run ends.
+
+        Args:
+            deadline: loop time at which to give up.
+
+        Returns:
+            False when the deadline came first.
+        """
+        future = self._loop.create_future()
+        self._waiting.add(future)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(future)
+        return True
+
+    def close(self) -> None:
+        """Let all descriptors go; what is on disk stays."""
+        for kind in range(len(self._pipes)):
+            self._close_pipe(Kind(kind))
+        for retry in self._retries.values():
+            retry.cancel()
+        for log in self.logs:
+            log.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def discard(self) -> None:
+        """Let all descriptors go and forget what was kept."""
+        self.close()
+        self._storage.remove()
+
+    def _listen(self, kind: Kind) -> None:
+        self._retries.pop(kind, None)
+        pipe = self._pipes[kind]
+        if pipe is not None:
+            self._loop.add_reader(pipe.read_fd, self._readable, kind)
+
+    def _readable(self, kind: Kind) -> None:
+        pipe = self._pipes[kind]
+        if pipe is None:
+            return
+        try:
+            moved = self._move(kind, pipe.read_fd, MOVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            if exc.errno not in _FULL:
+                raise
+            self._retry_later(kind, pipe.read_fd)
+            return
+        if moved == 0:
+            self._close_pipe(kind)
+        else:
+            self._wake()
+
+    def _move(self, kind: Kind, read_fd: int, most: int) -> int:
+        """Move bytes and fix their place in the order; the mark goes first, so that no byte on
+        disk is without one."""
+        if pending_bytes(read_fd):
+            self.journal.append(self.position, kind, time.time_ns())
+        return self.logs[kind].take(read_fd, most)
+
+    def _retry_later(self, kind: Kind, read_fd: int) -> None:
+        """The disk is full: the pipe holds the bytes and the program waits; none is lost."""
+        self._loop.remove_reader(read_fd)
+        self._retries[kind] = self._loop.call_later(RETRY_S, self._listen, kind)
+
+    def _drain(self, kind: Kind) -> None:
+        pipe = self._pipes[kind]
+        if pipe is None:
+            return
+        left = pending_bytes(pipe.read_fd)
+        try:
+            while left > 0 and (moved := self._move(kind, pipe.read_fd, left)):
+                left -= moved
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            if exc.errno not in _FULL:
+                raise
+            self._hold(kind, pipe.read_fd, left)
+
+    def _hold(self, kind: Kind, read_fd: int, most: int) -> None:
+        with suppress(OSError):
+            self.journal.append(self.position, kind, time.time_ns())
+        self.logs[kind].hold(read_fd, most)
+
+    def _close_pipe(self, kind: Kind) -> None:
+        pipe, self._pipes[kind] = self._pipes[kind], None
+        if pipe is not None:
+            self._loop.remove_reader(pipe.read_fd)
+            _close(pipe.read_fd)
+            _close(pipe.write_fd)
+        self._release()
+
+    def _release(self) -> None:
+        """Hold no descriptor for a run that has ended, is written by nobody and read by nobody."""
+        if self._readers or self.end is None or any(self._pipes):
+            return
+        for log in self.logs:
+            log.release()
+        if self._journal is not None and self._storage.max_bytes is None:
+            self._journal.close()
+            self._journal = None
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)

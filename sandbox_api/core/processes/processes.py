@@ -1,0 +1,311 @@
+"""The owner of all processes: starts, finds, stops and remembers them."""
+
+import asyncio
+import logging
+import secrets
+import string
+import subprocess
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_api.core.environment import Environment
+from sandbox_api.core.identity import Identity
+from sandbox_api.core.paths import PathResolver
+from sandbox_api.core.processes import ending
+from sandbox_api.core.processes.output import Output
+from sandbox_api.core.processes.process import Process, ProcessSpec, Status
+from sandbox_api.core.processes.reaper import Child, Exit, Reaper
+from sandbox_api.core.processes.registry import Registry
+from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
+from sandbox_api.core.processes.storage import new_storage
+from sandbox_api.core.processes.tree import ProcessStat
+from sandbox_api.errors import FailedError, InvalidError, NotFoundError, os_reason
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSE_S = 1.0
+STOP_ANSWER_S = 3.0
+KILL_ANSWER_S = 1.0
+MAX_NAME_BYTES = 255
+NAME_ALPHABET = string.ascii_lowercase + string.digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long and how many.
+
+    Attributes:
+        stop_grace_s: seconds between a stop's SIGTERM and its SIGKILL.
+        max_records: processes that are remembered; the oldest ended ones go first.
+    """
+
+    stop_grace_s: float = 10.0
+    max_records: int = 10_000
+
+
+class Processes:
+    """All processes of the daemon.
+
+    Args:
+        environment: what children inherit; SHELL and SHELL_ARGS are read from it at each start.
+        identity: the workload user, or None.
+        resolver: for working directories.
+        directory: where runs are kept, or None for memory.
+        limits: bounds.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        identity: Identity | None,
+        resolver: PathResolver,
+        directory: Path | None,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._environment = environment
+        self._identity = identity
+        self._resolver = resolver
+        self._directory = directory
+        self._limits = limits
+        self._registry = Registry(limits.max_records)
+        self._reaper = Reaper()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        environment: Environment,
+        identity: Identity | None,
+        resolver: PathResolver,
+        directory: Path | None,
+        limits: Limits = Limits(),
+    ) -> AsyncIterator["Processes"]:
+        """The process engine for as long as the context lasts; children outlive it."""
+        processes = cls(environment, identity, resolver, directory, limits)
+        try:
+            yield processes
+        finally:
+            processes.close()
+
+    def close(self) -> None:
+        """Let go of everything; children and their pipes live on."""
+        for task in self._tasks:
+            task.cancel()
+        self._reaper.close()
+        for process in self._registry:
+            process.output.close()
+
+    def list(self) -> Sequence[Process]:
+        """Every process that is remembered, in order of start."""
+        return list(self._registry)
+
+    def find(self, identifier: str) -> Process | None:
+        """The newest process whose pid text matches, else the newest of that name."""
+        return self._registry.find(identifier)
+
+    async def start(self, spec: ProcessSpec) -> Process:
+        """Start a command.
+
+        Raises:
+            InvalidError: the name is in use, or something in the request cannot be passed on.
+            FailedError: it could not be started; the text says why.
+        """
+        _check(spec)
+        await self._free_name(spec.name)
+        working_dir, directory = "", ""
+        if spec.working_dir:
+            location = self._resolver.resolve(spec.working_dir)
+            working_dir, directory = location.shown, location.absolute
+        output = self._new_output()
+        try:
+            child = self._spawn(spec, directory, output)
+        except BaseException:
+            output.discard()
+            raise
+        name = spec.name or self._generate_name()
+        process = Process(spec, name, working_dir, directory, output, child, child.pid)
+        self._registry.add(process)
+        self._run(self._supervise(process))
+        return process
+
+    async def wait(self, process: Process, timeout_s: float | None) -> bool:
+        """Wait for the end of a process, its restarts included.
+
+        Args:
+            process: which.
+            timeout_s: seconds, or None for as long as it takes.
+
+        Returns:
+            Whether it has ended.
+        """
+        if timeout_s is None:
+            await process.ended.wait()
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await process.ended.wait()
+        except TimeoutError:
+            return process.ended.is_set()
+        return True
+
+    async def stop(self, identifier: str) -> Process:
+        """Ask a process to end: SIGTERM to its whole tree, SIGKILL after the grace.
+
+        Returns when it has ended, or after 3 s; then `stopping` says that it has not yet.
+
+        Raises:
+            NotFoundError: no such process, or it ended by itself before.
+        """
+        process = self._get(identifier)
+        if process.wanted_end is None:
+            if not process.running:
+                raise NotFoundError(f"process with Identifier {identifier} is not running")
+            process.want_end(Status.STOPPED)
+            await ending.terminate(process)
+            self._run(ending.escalate(process, self._limits.stop_grace_s))
+        await self.wait(process, STOP_ANSWER_S)
+        return process
+
+    async def kill(self, identifier: str) -> tuple[Process, Sequence[ProcessStat]]:
+        """End a process and its whole tree by SIGKILL, and wait for it, 1 s at most.
+
+        Of a process that has ended, what it left behind is killed; its status stays.
+
+        Returns:
+            The process, and what survives of its tree.
+
+        Raises:
+            NotFoundError: no such process, or nothing of it is left.
+        """
+        process = self._get(identifier)
+        if not process.running and not await ending.remains(process):
+            raise NotFoundError(
+                f"failed to kill process with Identifier {identifier}: no such process"
+            )
+        return process, await ending.kill(process, KILL_ANSWER_S)
+
+    # -- starting
+
+    async def _free_name(self, name: str) -> None:
+        """Refuse a name in use; a process that is stopping is killed to make room for the new."""
+        while name and (holder := self._registry.named(name)) is not None and holder.running:
+            if not holder.stopping:
+                raise InvalidError(f"process with name '{name}' already exists and is running")
+            await ending.kill(holder, STOP_ANSWER_S)
+            if holder.running:
+                raise InvalidError(
+                    f"process with name '{name}' already exists and does not end; try again"
+                )
+
+    def _generate_name(self) -> str:
+        while True:
+            name = "proc-" + "".join(secrets.choice(NAME_ALPHABET) for _ in range(8))
+            if self._registry.named(name) is None:
+                return name
+
+    def _new_output(self) -> Output:
+        try:
+            return Output(new_storage(self._directory, self._identity))
+        except OSError as exc:
+            raise FailedError(
+                f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
+            ) from None
+
+    def _spawn(self, spec: ProcessSpec, directory: str, output: Output) -> Child:
+        environment = self._environment
+        if directory:
+            check_directory(spec.command, directory)
+        launch = Launch(
+            shell=environment.get("SHELL") or "sh",
+            shell_args=environment.get("SHELL_ARGS").split() or ["-c"],
+            command=spec.command,
+            directory=directory,
+            environment=environment.child(spec.env, self._identity),
+            identity=self._identity,
+        )
+        popen = spawn(launch, subprocess.DEVNULL, *output.write_fds, environment.get("PATH"))
+        return self._reaper.watch(popen)
+
+    # -- the life of one process
+
+    async def _supervise(self, process: Process) -> None:
+        """Follow a process over its restarts to its end."""
+        while True:
+            exit_ = await process.child.exited
+            status = process.judge(exit_)
+            if not process.restarts_after(status) or not await self._restart(process, exit_):
+                break
+        self._finish(process, exit_)
+
+    async def _restart(self, process: Process, exit_: Exit) -> bool:
+        """Run it again after a pause. A stop or kill during the pause cancels that."""
+        process.restart_count += 1
+        limit = process.spec.max_restarts
+        process.output.note(
+            f"\n[Process failed with exit code {exit_.code}. Attempting restart "
+            f"{process.restart_count}/{'unlimited' if limit < 0 else limit}...]\n".encode()
+        )
+        try:
+            async with asyncio.timeout(RESTART_PAUSE_S):
+                await process.wanted.wait()
+        except TimeoutError:
+            pass
+        else:
+            return False
+        try:
+            process.child = self._spawn(process.spec, process.directory, process.output)
+        except FailedError as exc:
+            process.output.note(f"\n[Failed to restart process: {exc.message}]\n".encode())
+            return False
+        process.started_at = time.time()
+        return True
+
+    def _finish(self, process: Process, exit_: Exit) -> None:
+        process.output.finish()
+        process.status = process.judge(exit_)
+        process.exit_code, process.signal = exit_.code, exit_.signal
+        process.completed_at = time.time()
+        process.ended.set()
+
+    # -- below
+
+    def _get(self, identifier: str) -> Process:
+        process = self.find(identifier)
+        if process is None:
+            raise NotFoundError(f"process with Identifier {identifier} not found")
+        return process
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        """Work that belongs to the engine, not to the request that began it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("process supervision failed", exc_info=exc)
+
+
+def _check(spec: ProcessSpec) -> None:
+    """Refuse what exec(3) cannot take.
+
+    Raises:
+        InvalidError: the name or a variable's name is not possible.
+        FailedError: a NUL byte in what is handed to the kernel.
+    """
+    if len(spec.name.encode()) > MAX_NAME_BYTES or "\0" in spec.name:
+        raise InvalidError(
+            f"invalid process name: at most {MAX_NAME_BYTES} bytes and no NUL byte are possible"
+        )
+    if "\0" in spec.command:
+        raise FailedError("failed to start process: invalid argument (NUL byte in command)")
+    for key, value in spec.env.items():
+        if not key or "=" in key:
+            raise InvalidError(f"invalid env name '{key}': it must not be empty or contain '='")
+        if "\0" in key or "\0" in value:
+            raise FailedError("failed to start process: environment variable contains NUL")

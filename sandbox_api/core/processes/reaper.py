@@ -1,0 +1,118 @@
+"""The one owner of child status: nobody else in the daemon waits for a child."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from resource import struct_rusage
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended.
+
+    Attributes:
+        code: its exit code, or -1 for a death by signal.
+        signal: the signal's name (`SIGKILL`), or None.
+        cpu_s: processor time of it and the children it waited for, in seconds.
+        peak_rss_bytes: the largest resident set among them.
+    """
+
+    code: int
+    signal: str | None
+    cpu_s: float
+    peak_rss_bytes: int
+
+
+class Child:
+    """A child that was started and not yet reaped.
+
+    While it is not reaped the kernel keeps its pid, so signals cannot hit a stranger.
+    """
+
+    def __init__(self, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]") -> None:
+        self.pid = popen.pid
+        self.exited = exited
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the child and its process group; nothing once it is reaped."""
+        if not self.exited.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+
+class Reaper:
+    """Sees each child's end through a pidfd, at once and without polling (pidfd_open(2))."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pidfds: set[int] = set()
+        self._without_pidfd: dict[int, tuple[subprocess.Popen[bytes], asyncio.Future[Exit]]] = {}
+
+    def watch(self, popen: "subprocess.Popen[bytes]") -> Child:
+        """Take a child over."""
+        exited: asyncio.Future[Exit] = self._loop.create_future()
+        try:
+            pidfd = os.pidfd_open(popen.pid)
+        except OSError:  # a kernel before 5.3, or a seccomp filter of that time
+            self._watch_by_signal(popen, exited)
+        else:
+            self._pidfds.add(pidfd)
+            self._loop.add_reader(pidfd, self._ended, pidfd, popen, exited)
+        return Child(popen, exited)
+
+    def close(self) -> None:
+        """Stop watching; the children live on."""
+        for pidfd in self._pidfds:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self._pidfds.clear()
+        if self._without_pidfd:
+            self._loop.remove_signal_handler(signal.SIGCHLD)
+
+    def _ended(
+        self, pidfd: int, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]"
+    ) -> None:
+        if self._reap(popen, exited):
+            self._loop.remove_reader(pidfd)
+            self._pidfds.discard(pidfd)
+            os.close(pidfd)
+
+    def _watch_by_signal(
+        self, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]"
+    ) -> None:
+        if not self._without_pidfd:
+            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_all)
+        self._without_pidfd[popen.pid] = popen, exited
+        self._reap_all()  # it may have ended before the handler stood
+
+    def _reap_all(self) -> None:
+        for pid, (popen, exited) in list(self._without_pidfd.items()):
+            if self._reap(popen, exited):
+                del self._without_pidfd[pid]
+
+    def _reap(self, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]") -> bool:
+        pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        code = os.waitstatus_to_exitcode(status)
+        popen.returncode = code  # so that subprocess never waits for it by itself
+        if not exited.done():
+            exited.set_result(_exit(code, usage))
+        return True
+
+
+def _exit(code: int, usage: struct_rusage) -> Exit:
+    name = signal_name(-code) if code < 0 else None
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Exit(max(code, -1), name, cpu_s, usage.ru_maxrss * 1024)
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9; real-time signals have no name but a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

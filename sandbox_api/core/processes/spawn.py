@@ -1,0 +1,113 @@
+"""Starting a child: the one place where programs are spawned.
+
+A command runs as `[SHELL, *SHELL_ARGS, command]` in a session of its own, with descriptors 0, 1, 2
+and nothing else (G17). Every descriptor of ours is close-on-exec, and subprocess closes the rest.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox_api.core.identity import Identity
+from sandbox_api.errors import FailedError, os_reason
+
+OOM_SCORE = b"500"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a child needs.
+
+    Attributes:
+        shell: program name or path; a bare name is looked up on the daemon's PATH.
+        shell_args: its arguments before the command.
+        command: the command line, handed over whole.
+        directory: absolute working directory, or empty for the daemon's own.
+        environment: the child's whole environment.
+        identity: who it runs as, or None for the daemon's user.
+    """
+
+    shell: str
+    shell_args: Sequence[str]
+    command: str
+    directory: str
+    environment: Mapping[str, str]
+    identity: Identity | None
+
+
+def check_directory(command: str, directory: str) -> None:
+    """Refuse a working directory that cannot be one.
+
+    Raises:
+        FailedError: with the text of spec/process.md 2.
+    """
+    start = "failed to start process: could not"
+    try:
+        mode = os.stat(directory).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FailedError(
+            f"{start} execute command '{command}' because folder '{directory}' does not exist"
+        ) from None
+    except (OSError, ValueError) as exc:
+        reason = os_reason(exc) if isinstance(exc, OSError) else str(exc)
+        raise FailedError(f"{start} access working directory '{directory}': {reason}") from None
+    if not stat.S_ISDIR(mode):
+        raise FailedError(
+            f"{start} execute command '{command}' because '{directory}' is not a directory"
+        )
+
+
+def spawn(
+    launch: Launch, stdin: int, stdout: int, stderr: int, path: str
+) -> "subprocess.Popen[bytes]":
+    """Start a child. Only the reaper may wait for it.
+
+    Args:
+        launch: what to run.
+        stdin: descriptor, or `subprocess.DEVNULL`.
+        stdout: descriptor.
+        stderr: descriptor.
+        path: the daemon's PATH.
+
+    Raises:
+        FailedError: the kernel refused, with its reason.
+    """
+    program = _find_shell(launch.shell, path)
+    who = launch.identity
+    try:
+        child = subprocess.Popen(  # noqa: S603 - running commands is what the daemon is for
+            [launch.shell, *launch.shell_args, launch.command],
+            executable=program,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=launch.directory or None,
+            env=launch.environment,
+            start_new_session=True,
+            user=None if who is None else who.uid,
+            group=None if who is None else who.gid,
+            extra_groups=None if who is None else who.groups,
+        )
+    except OSError as exc:
+        what = exc.filename if exc.filename == launch.directory else program
+        raise FailedError(f"failed to start process: fork/exec {what}: {os_reason(exc)}") from None
+    with suppress(OSError):  # best effort: under memory pressure the daemon survives its children
+        Path(f"/proc/{child.pid}/oom_score_adj").write_bytes(OOM_SCORE)
+    return child
+
+
+def _find_shell(shell: str, path: str) -> str:
+    if "/" in shell:
+        return shell
+    found = shutil.which(shell, path=path or os.defpath)
+    if found is None:
+        raise FailedError(
+            f'failed to start process: exec: "{shell}": executable file not found in $PATH; '
+            "set SHELL to the path of a shell in this image"
+        )
+    return found

@@ -1,0 +1,146 @@
+"""Where a run keeps its pipes, logs and journal: a directory on disk, or memory.
+
+On disk the pipes have names, so that a daemon started later can find them again. Memory is for
+when no directory is writable: nothing survives the daemon, and each stream keeps 1 MiB.
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from sandbox_api.core.identity import Identity
+from sandbox_api.core.linux import F_SETPIPE_SZ
+
+PIPE_BYTES = 1 << 20
+MEMORY_LOG_BYTES = 1 << 20
+
+
+class PipeEnds(NamedTuple):
+    """Both descriptors of a pipe: ours to read without waiting, the child's to write."""
+
+    read_fd: int
+    write_fd: int
+
+
+class Storage(Protocol):
+    """What a run needs from the place where it is kept."""
+
+    max_bytes: int | None
+    """The most that each stream may hold, where the place itself demands a bound."""
+
+    def open_pipe(self, name: str) -> PipeEnds:
+        """A new pipe for one stream of the child."""
+
+    def open_file(self, name: str) -> int:
+        """A descriptor of a file of the run, created when it is missing."""
+
+    def close_pipes(self) -> None:
+        """Nobody needs the pipes' names any more."""
+
+    def remove(self) -> None:
+        """Forget the run."""
+
+
+class RunDirectory:
+    """A run's directory below the state directory. Its name does not derive from the user's.
+
+    Args:
+        path: the directory; it exists.
+        identity: the workload user, who must be able to open the pipes again (`> /dev/stderr`).
+    """
+
+    max_bytes: int | None = None
+
+    def __init__(self, path: Path, identity: Identity | None) -> None:
+        self.path = path
+        self._identity = identity
+        self._pipes: list[Path] = []
+
+    @classmethod
+    def create(cls, parent: Path, identity: Identity | None) -> "RunDirectory":
+        """Make the directory of a new run; names sort by time.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        path = parent / f"{time.time_ns():016x}-{secrets.token_hex(3)}"
+        path.mkdir(mode=0o700)
+        return cls(path, identity)
+
+    def open_pipe(self, name: str) -> PipeEnds:
+        """Make a named pipe; the child's end is open for reading as well, so that it gets no
+        SIGPIPE while no daemon is alive (fifo(7))."""
+        path = self.path / name
+        os.mkfifo(path, 0o600)
+        self._pipes.append(path)
+        read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if self._identity is not None:
+            os.fchown(write_fd, self._identity.uid, self._identity.gid)
+        widen(write_fd)
+        return PipeEnds(read_fd, write_fd)
+
+    def open_file(self, name: str) -> int:
+        """A private file of the run."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self.path / name, flags, 0o600)
+
+    def close_pipes(self) -> None:
+        """Remove the pipes' names."""
+        for path in self._pipes:
+            with suppress(FileNotFoundError):
+                path.unlink()
+        self._pipes.clear()
+
+    def remove(self) -> None:
+        """Remove the directory and what is in it."""
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self.path):
+                os.unlink(entry.path)
+            self.path.rmdir()
+
+
+class RunMemory:
+    """A run kept in memory: unnamed pipes and memfd files."""
+
+    max_bytes: int | None = MEMORY_LOG_BYTES
+
+    def __init__(self, identity: Identity | None) -> None:
+        self._identity = identity
+
+    def open_pipe(self, name: str) -> PipeEnds:
+        """An unnamed pipe."""
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read_fd, False)
+        if self._identity is not None:
+            os.fchown(write_fd, self._identity.uid, self._identity.gid)
+        widen(write_fd)
+        return PipeEnds(read_fd, write_fd)
+
+    def open_file(self, name: str) -> int:
+        """A file without a name in any file system (memfd_create(2))."""
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+
+    def close_pipes(self) -> None:
+        """Nothing has a name."""
+
+    def remove(self) -> None:
+        """Nothing outlives its descriptors."""
+
+
+def widen(fd: int) -> None:
+    """Make a pipe 1 MiB large; over an unprivileged user's limit it stays as it is (pipe(7))."""
+    with suppress(OSError):
+        fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def new_storage(parent: Path | None, identity: Identity | None) -> Storage:
+    """A place for a new run: below `parent`, or in memory where that is not possible now."""
+    if parent is not None:
+        with suppress(OSError):
+            return RunDirectory.create(parent, identity)
+    return RunMemory(identity)

@@ -1,0 +1,151 @@
+"""Everything that a run has started: finding it in /proc, and ending it.
+
+A run is a session of its own. Its tree is the leader's descendants, and whoever is in its session
+or process group, found by one pass over /proc. A signal goes through a pidfd to a process whose
+start time is still the one that was seen, so a recycled pid is never hit.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
+
+_STAT_PPID, _STAT_GROUP, _STAT_SESSION, _STAT_START = 1, 2, 3, 19  # after the command's name
+_DEAD = frozenset("ZX")
+
+
+class ProcessStat(NamedTuple):
+    """One line of /proc/[pid]/stat (proc(5)); `start` is in clock ticks since boot."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    group: int
+    session: int
+    start: int
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """One process, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    head, _, tail = line.rpartition(")")
+    fields = tail.split()
+    return ProcessStat(
+        pid,
+        head.partition("(")[2],
+        fields[0],
+        int(fields[_STAT_PPID]),
+        int(fields[_STAT_GROUP]),
+        int(fields[_STAT_SESSION]),
+        int(fields[_STAT_START]),
+    )
+
+
+def all_stats() -> list[ProcessStat]:
+    """Every process that /proc shows and that is not dead."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [stat for pid in pids if (stat := read_stat(pid)) and stat.state not in _DEAD]
+
+
+def find_tree(leader: int, *, reaped: bool) -> list[ProcessStat]:
+    """The living processes of a run.
+
+    Args:
+        leader: pid of the run's first process, which is its session and process group as well.
+        reaped: whether the leader has been waited for. Its number may then be another's, who is
+            the leader of a new session: that one and its session are not ours.
+    """
+    stats = all_stats()
+    if reaped and any(stat.pid == leader for stat in stats):
+        return []
+    ours = {s.pid for s in stats if leader in {s.pid, s.group, s.session}}
+    children: dict[int, list[int]] = {}
+    for stat in stats:
+        children.setdefault(stat.parent, []).append(stat.pid)
+    todo = [*ours] if reaped else [leader, *ours]
+    while todo:
+        new = [pid for pid in children.get(todo.pop(), ()) if pid not in ours]
+        ours.update(new)
+        todo += new
+    return [stat for stat in stats if stat.pid in ours and stat.pid != os.getpid()]
+
+
+def send_signal(stats: Iterable[ProcessStat], number: signal.Signals) -> None:
+    """Signal processes, each only if it is still the one that was seen."""
+    for stat in stats:
+        with suppress(ProcessLookupError, PermissionError), ExitStack() as stack:
+            pidfd = _open_pidfd(stat.pid)
+            stack.callback(_close, pidfd)
+            now = read_stat(stat.pid)
+            if now is None or now.start != stat.start:
+                continue
+            if pidfd is None:
+                os.kill(stat.pid, number)
+            else:
+                signal.pidfd_send_signal(pidfd, number)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A pidfd, or None on a kernel (or under a filter) that has none."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None
+
+
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
+
+
+async def kill_tree(leader: int, *, reaped: bool, deadline: float) -> list[ProcessStat]:
+    """SIGKILL a run's whole tree, again for what it forks meanwhile, until nothing is left.
+
+    Args:
+        leader: as for `find_tree`.
+        reaped: as for `find_tree`.
+        deadline: loop time at which to give up.
+
+    Returns:
+        The survivors.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        tree = await asyncio.to_thread(find_tree, leader, reaped=reaped)
+        if not tree or loop.time() >= deadline:
+            return tree
+        send_signal(tree, signal.SIGKILL)
+        await _ends(tree, deadline)
+
+
+async def _ends(stats: Iterable[ProcessStat], deadline: float) -> None:
+    """Wait until every one of these processes has ended, or the deadline comes."""
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        waits = []
+        for stat in stats:
+            try:
+                pidfd = os.pidfd_open(stat.pid)
+            except OSError:
+                continue
+            stack.callback(os.close, pidfd)
+            ended = loop.create_future()
+            loop.add_reader(pidfd, _resolve, ended)
+            stack.callback(loop.remove_reader, pidfd)
+            waits.append(ended)
+        if waits:
+            await asyncio.wait(waits, timeout=max(0.0, deadline - loop.time()))
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
