@@ -4,16 +4,23 @@ Names of variables are the reference's (spec/system.md 15) or start with `SANDBO
 does not parse is an error at start, never a silent default.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
 
+from sandbox_api.core import linux
 from sandbox_api.errors import InvalidError
 
+log = logging.getLogger(__name__)
+
 MIB = 1 << 20
+DEFAULT_SCALE_FILE = "/uk/libukp/scale_to_zero_disable"
+MAX_ENVIRONMENT_BYTES = 4 * MIB
 TOKEN_VARIABLE = "SANDBOX_API_TOKEN"  # noqa: S105 - a variable's name, not a secret
 TRUTHY = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
@@ -24,7 +31,7 @@ class Settings:
 
     # flags
     port: int = 8080
-    command: str = ""
+    command: str = field(default="", repr=False)
     user: str = ""
 
     # access (design.md 7)
@@ -44,13 +51,12 @@ class Settings:
     fsync: bool = False
 
     # processes
-    shell: str = "sh"
-    shell_args: tuple[str, ...] = ("-c",)
     state_dir: str = ""
     log_dir: str = ""
     max_log_tail_bytes: int = 64 * 1024
     max_log_reply_bytes: int = 4 * MIB
     keep_alive_disabled: bool = False
+    scale_file: str = ""
 
     # what /health tells
     upgrade_count: int = 0
@@ -67,24 +73,77 @@ class Settings:
 def take_environment() -> dict[str, str]:
     """A copy of the process's environment; the token is removed from the original.
 
-    What stays would be readable in /proc/self/environ by every child of the same user, so the
-    block itself loses it as well where the C library lets it go.
+    Removing the variable leaves its text in the block that the kernel shows as /proc/PID/environ,
+    to every process of the same user. So it is overwritten there as well.
     """
     environment = dict(os.environ)
-    os.environ.pop(TOKEN_VARIABLE, None)
+    if os.environ.pop(TOKEN_VARIABLE, None) is not None:
+        try:
+            linux.erase_environment(TOKEN_VARIABLE.encode())
+        except (OSError, ValueError) as exc:
+            log.warning(
+                "the token stays readable in /proc/self/environ for processes of this user: %s; "
+                "use --token-file instead",
+                exc,
+            )
     return environment
 
 
+def read_token(path: str) -> str:
+    """The token in a file, without the white space around it.
+
+    Raises:
+        InvalidError: unreadable or empty: a daemon that was to have a token never runs without.
+    """
+    try:
+        token = Path(path).read_text("utf-8").strip()
+    except (OSError, ValueError) as exc:
+        raise InvalidError(f"--token-file={path}: {exc}") from None
+    if not token:
+        raise InvalidError(f"--token-file={path}: the file is empty; write the token into it")
+    return token
+
+
 def read_dotenv(directory: str) -> dict[str, str]:
-    """`.env` of a directory (dotenv syntax); absent or unreadable is empty."""
+    """`.env` of a directory (dotenv syntax); empty where absent, and where unreadable."""
     path = Path(directory, ".env")
     try:
         if not path.is_file():
             return {}
-        values = dotenv_values(path, interpolate=False)
-    except (OSError, ValueError):
+        text = _read_text(path)
+    except OSError as exc:
+        log.warning("%s is not read: %s", path, exc)
         return {}
+    values = dotenv_values(stream=StringIO(text), interpolate=False)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def read_env_file(path: str) -> dict[str, str]:
+    """The file that BL_ENV_VAR_PATH names: `NAME NUL VALUE NUL` pairs (spec/system.md 9).
+
+    Empty names are skipped, the last duplicate wins, a name without a value at the end is dropped.
+    """
+    try:
+        parts = _read_text(Path(path)).split("\0")
+    except OSError as exc:
+        log.error("BL_ENV_VAR_PATH=%s is not read: %s", path, exc)  # noqa: TRY400 - not our fault
+        return {}
+    names, values = parts[0:-1:2], parts[1:-1:2]
+    pairs = {name: value for name, value in zip(names, values, strict=False) if name}
+    if pairs:
+        log.info("environment file read", extra={"path": path, "variables": len(pairs)})
+    else:
+        log.error("BL_ENV_VAR_PATH=%s holds no pair NAME NUL VALUE NUL", path)
+    return pairs
+
+
+def _read_text(path: Path) -> str:
+    """A small file; bytes that are no UTF-8 are kept as the environment keeps them."""
+    with path.open("rb") as file:
+        data = file.read(MAX_ENVIRONMENT_BYTES + 1)
+    if len(data) > MAX_ENVIRONMENT_BYTES:
+        raise OSError(f"larger than {MAX_ENVIRONMENT_BYTES} bytes")
+    return os.fsdecode(data)
 
 
 def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
@@ -97,8 +156,11 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
     Raises:
         InvalidError: a value does not parse; the text names the variable.
     """
-    read = _Reader(environment)
-    launch = {name: value for name, value in environment.items() if name != TOKEN_VARIABLE}
+    variables = dict(environment)
+    if path := variables.get("BL_ENV_VAR_PATH"):
+        variables = {**_passable(read_env_file(path)), **variables}
+    read = _Reader(variables)
+    launch = {name: value for name, value in variables.items() if name != TOKEN_VARIABLE}
     values: dict[str, object] = {
         "user": read.text("BL_SANDBOX_USER") if read.truthy("BL_SANDBOX_USER_ENABLED") else "",
         "token": read.text(TOKEN_VARIABLE).strip(),
@@ -111,8 +173,6 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "workdir": read.text("WORKDIR") or _working_directory(),
         "home": read.text("HOME"),
         "fsync": read.truthy("SANDBOX_FSYNC"),
-        "shell": read.text("SHELL") or Settings.shell,
-        "shell_args": tuple(read.text("SHELL_ARGS").split()) or Settings.shell_args,
         "state_dir": read.text("SANDBOX_STATE_DIR"),
         "log_dir": read.text("SANDBOX_LOG_DIR"),
         "max_log_tail_bytes": read.size(
@@ -121,6 +181,7 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "max_log_reply_bytes": read.size(
             "SANDBOX_MAX_LOGS_RESPONSE_BYTES", Settings.max_log_reply_bytes
         ),
+        "scale_file": read.text("BLAXEL_SCALE_FILE") or DEFAULT_SCALE_FILE,
         "keep_alive_disabled": read.truthy("BL_DISABLE_KEEPALIVE"),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,
@@ -138,24 +199,53 @@ def _working_directory() -> str:
 
 
 def _extra_environment(launch: Mapping[str, str]) -> dict[str, str]:
-    """`.env` below the launch environment. It never sets a name that is the daemon's own."""
-    extra = read_dotenv(_working_directory())
+    """`.env` below the launch environment. It never sets a name that is the daemon's own.
+
+    Its directory often belongs to the workload, which must not steer the next start of the daemon
+    (spec/system.md 17, 15).
+    """
+    extra = _passable(read_dotenv(_working_directory()))
     return {name: value for name, value in extra.items() if name not in launch and not _own(name)}
 
 
+def _passable(variables: Mapping[str, str]) -> dict[str, str]:
+    """Without what no program can be started with: it would make every start fail."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name and "=" not in name and "\0" not in name and "\0" not in value
+    }
+
+
 def _own(name: str) -> bool:
-    return name.startswith(("SANDBOX_", "BL_", "BLAXEL_")) or name in _OWN_NAMES
+    return name.startswith(("SANDBOX_", "BLFS_")) or name in _OWN_NAMES
 
 
+# spec/system.md 15; the names of proxies and certificates in .env reach children only
 _OWN_NAMES = frozenset(
     {
+        "AIR_TMP_DIR",
+        "BLAXEL_SCALE_FILE",
+        "BL_DISABLE_KEEPALIVE",
+        "BL_ENV",
+        "BL_ENV_VAR_PATH",
+        "BL_METADATA_PATH",
+        "BL_NAME",
+        "BL_NETWORKING_CONFIG",
+        "BL_SANDBOX_USER",
+        "BL_SANDBOX_USER_ENABLED",
+        "BL_WORKSPACE",
+        "BL_WORKSPACE_ID",
+        "DISABLE_REQUEST_LOGGING",
+        "DISABLE_TERMINAL",
+        "ENABLE_PROCESSING_TIME",
+        "HOME",
+        "PATH",
         "SHELL",
         "SHELL_ARGS",
-        "HOME",
+        "TMPDIR",
         "WORKDIR",
-        "DISABLE_REQUEST_LOGGING",
-        "ENABLE_PROCESSING_TIME",
-        "DISABLE_TERMINAL",
+        "XDG_STATE_HOME",
     }
 )
 

@@ -18,7 +18,8 @@ _DECODER = codecs.getincrementaldecoder("utf-8")
 
 def event(kind: str, data: str) -> bytes:
     """One line of the stream."""
-    return json.dumps({"type": kind, "data": data}, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps({"type": kind, "data": data}, ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def frame_events(pieces: Sequence[Piece], unfinished: Unfinished) -> tuple[bytes, Unfinished]:
@@ -38,7 +39,8 @@ def frame_events(pieces: Sequence[Piece], unfinished: Unfinished) -> tuple[bytes
             events.append(flush_events(Unfinished(*left)))
             left = [b"", b""]
         elif piece.lost:
-            events.append(event(piece.kind.name.lower(), gap_text(piece.lost).decode()))
+            begun = left[piece.kind].decode("utf-8", "replace")
+            events.append(event(piece.kind.name.lower(), begun + gap_text(piece.lost).decode()))
             left[piece.kind] = b""
         else:
             text, left[piece.kind] = _whole_characters(left[piece.kind] + piece.data)

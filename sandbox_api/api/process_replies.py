@@ -21,7 +21,7 @@ def process_reply(
         unfinished: what `completedAt` is while it runs: the list has null, all else "".
     """
     text = output or OutputText()
-    spec = process.spec
+    spec, last = process.spec, process.last_exit
     return ProcessReply(
         pid=str(process.pid),
         name=process.name,
@@ -37,9 +37,17 @@ def process_reply(
         restart_on_failure=spec.restart_on_failure,
         max_restarts=spec.max_restarts,
         restart_count=process.restart_count,
-        keep_alive=False,
-        signal=process.signal,
+        keep_alive=process.keeps_alive,
+        stdin=process.stdin is not None and process.stdin.open,
         stopping=process.stopping,
+        signal=process.signal,
+        timed_out=process.timed_out,
+        started_at_ms=round(process.started_at * 1000),
+        completed_at_ms=None
+        if process.completed_at is None
+        else round(process.completed_at * 1000),
+        cpu_ms=None if last is None else round(last.cpu_s * 1000),
+        peak_memory_bytes=None if last is None else last.peak_rss_bytes,
     )
 
 

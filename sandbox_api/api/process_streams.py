@@ -6,6 +6,7 @@ stream of a live process is cut (design.md 6, G07).
 """
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import nullcontext
 from typing import Final
 
@@ -54,6 +55,19 @@ async def send_events(
         await response.write(event("result", process_reply(process, output).model_dump_json()))
         await response.write_eof()
     return response
+
+
+async def keep_alive_until(response: web.StreamResponse, done: Coroutine[None, None, None]) -> None:
+    """Send keep-alives while something else is awaited; its error is raised."""
+    task = asyncio.ensure_future(done)
+    try:
+        while not task.done():
+            finished, _ = await asyncio.wait([task], timeout=SILENCE_S)
+            if not finished:
+                await response.write(KEEP_ALIVE_EVENT)
+        await task
+    finally:
+        task.cancel()
 
 
 async def send_error_event(response: web.StreamResponse, message: str) -> web.StreamResponse:

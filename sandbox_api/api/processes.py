@@ -6,12 +6,15 @@ from aiohttp import web
 
 from sandbox_api.api.audit import audit
 from sandbox_api.api.process_replies import end_reply, process_reply
-from sandbox_api.api.process_streams import open_events, send_error_event, send_events, send_lines
-from sandbox_api.api.schemas.processes import LogsReply, ProcessRequest
-from sandbox_api.api.wire import PROCESSES, SETTINGS, json_bytes_reply, json_reply, read_json
-from sandbox_api.core.processes import Process, ProcessSpec
+from sandbox_api.api.process_start import start_process
+from sandbox_api.api.process_streams import send_lines
+from sandbox_api.api.schemas.base import MessageReply
+from sandbox_api.api.schemas.processes import LogsReply
+from sandbox_api.api.wire import PROCESSES, READ_BYTES, SETTINGS, json_bytes_reply, json_reply
+from sandbox_api.core.processes import Process
+from sandbox_api.core.processes.stdin import Stdin
 from sandbox_api.core.processes.tail import OutputText, read_tail
-from sandbox_api.errors import DeadlineError, FailedError, InvalidError, NotFoundError
+from sandbox_api.errors import ConflictError, InvalidError, NotFoundError
 
 WAIT_DEFAULT_S = 60.0
 WAIT_MOST_S = 119.0
@@ -30,41 +33,6 @@ async def list_processes(request: web.Request) -> web.Response:
         replies.append(process_reply(process, output, unfinished=None).model_dump_json())
         await asyncio.sleep(0)
     return json_bytes_reply(f"[{','.join(reversed(replies))}]".encode())
-
-
-async def start_process(request: web.Request) -> web.StreamResponse:
-    """Start a command; answer at once, at its end, or with a stream of its output."""
-    wanted = await read_json(request, ProcessRequest)
-    streaming = "text/event-stream" in request.headers.get("Accept", "")
-    action = "process_exec_stream" if streaming else "process_exec"
-    if streaming:
-        return await _start_streaming(request, wanted)
-    deadline = asyncio.get_running_loop().time() + wanted.timeout
-    process = await request.app[PROCESSES].start(_spec(wanted))
-    audit(request, action, command=wanted.command, working_dir=wanted.working_dir)
-    if not wanted.wait_for_completion:
-        return json_reply(process_reply(process, None))
-    await _wait(request, process, wanted.timeout, deadline)
-    output = await read_tail(process.output, request.app[SETTINGS].max_log_reply_bytes)
-    return json_reply(process_reply(process, output))
-
-
-async def _start_streaming(request: web.Request, wanted: ProcessRequest) -> web.StreamResponse:
-    try:
-        process = await request.app[PROCESSES].start(_spec(wanted))
-    except FailedError as exc:
-        return await send_error_event(await open_events(request), exc.message)
-    audit(request, "process_exec_stream", command=wanted.command, working_dir=wanted.working_dir)
-    return await send_events(request, await open_events(request), process)
-
-
-async def _wait(request: web.Request, process: Process, timeout_s: int, deadline: float) -> None:
-    left_s = deadline - asyncio.get_running_loop().time() if timeout_s > 0 else None
-    if not await request.app[PROCESSES].wait(process, left_s):
-        raise DeadlineError(
-            f"process timed out after {timeout_s} seconds",
-            {"pid": str(process.pid), "name": process.name},
-        )
 
 
 async def get_process(request: web.Request) -> web.Response:
@@ -135,6 +103,37 @@ async def kill_process(request: web.Request) -> web.Response:
     return json_reply(end_reply(process, "Process killed successfully", survivors))
 
 
+async def write_stdin(request: web.Request) -> web.Response:
+    """Hand the body to the process, as fast as it reads."""
+    stdin = _open_stdin(request)
+    while chunk := await request.content.read(READ_BYTES):
+        await stdin.write(chunk)
+    return json_reply(MessageReply(message="Data written to stdin successfully"))
+
+
+async def close_stdin(request: web.Request) -> web.Response:
+    """The process reads an end of file; closing twice is fine."""
+    process = _find(request, f"process with Identifier {_identifier(request)} not found")
+    if process.stdin is None:
+        raise _no_stdin(process)
+    process.stdin.close()
+    return json_reply(MessageReply(message="Stdin closed successfully"))
+
+
+def _open_stdin(request: web.Request) -> Stdin:
+    process = _find(request, f"process with Identifier {_identifier(request)} not found")
+    if process.stdin is None or not process.stdin.open:
+        raise _no_stdin(process)
+    return process.stdin
+
+
+def _no_stdin(process: Process) -> ConflictError:
+    reason = "it was closed" if process.running else "it is not running"
+    if process.stdin is None:
+        reason = 'start it with "stdin": true'
+    return ConflictError(f"process {process.name} has no open stdin: {reason}", process.who)
+
+
 def _identifier(request: web.Request) -> str:
     return request.match_info["identifier"]
 
@@ -146,19 +145,8 @@ def _find(request: web.Request, otherwise: str) -> Process:
     return process
 
 
-def _spec(wanted: ProcessRequest) -> ProcessSpec:
-    return ProcessSpec(
-        command=wanted.command,
-        name=wanted.name,
-        working_dir=wanted.working_dir,
-        env=wanted.env,
-        restart_on_failure=wanted.restart_on_failure,
-        max_restarts=wanted.max_restarts,
-    )
-
-
 # a name may hold slashes; the known suffixes end it, so they stand first
-ONE = "/process/{identifier:.*[^/]}"
+ONE = r"/process/{identifier:[\s\S]*[^/]}"
 ROUTES = (
     web.get("/process", list_processes, allow_head=False),
     web.head("/process", head_processes),
@@ -169,6 +157,8 @@ ROUTES = (
     web.head(f"{ONE}/logs", head_process),
     web.get(f"{ONE}/wait", wait_process, allow_head=False),
     web.delete(f"{ONE}/kill", kill_process),
+    web.post(f"{ONE}/stdin", write_stdin),
+    web.delete(f"{ONE}/stdin", close_stdin),
     web.get(ONE, get_process, allow_head=False),
     web.head(ONE, head_process),
     web.delete(ONE, stop_process),

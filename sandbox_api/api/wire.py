@@ -5,14 +5,22 @@ where the reference is lenient: keys in any case, `null` is absent, bytes after 
 are ignored, broken UTF-8 becomes U+FFFD (spec/filesystem.md 1).
 """
 
+import asyncio
 import json
-from typing import TypeVar
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, NoReturn, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
+from sandbox_api.core.processes import Processes
 from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
@@ -20,12 +28,88 @@ M = TypeVar("M", bound=WireModel)
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
+FILES: web.AppKey[Files] = web.AppKey("files", Files)
+PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
+
+
+class Shutdown:
+    """How open streams learn that the daemon stops.
+
+    A log stream of a process that still lives must not end cleanly, for clients read a clean end as
+    "the process finished" (G07): it is served inside `cut`, which drops its connection without the
+    final chunk; aiohttp then cancels its handler. Other streams may wait for `began` and say
+    goodbye.
+    """
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self._cut: dict[int, web.Request] = {}  # a request has no hash
+
+    @contextmanager
+    def cut(self, request: web.Request) -> Iterator[None]:
+        """While the context lasts, a shutdown drops this request's connection."""
+        self._cut[id(request)] = request
+        if self.began.is_set():
+            _drop(request)
+        try:
+            yield
+        finally:
+            del self._cut[id(request)]
+
+    def begin(self) -> None:
+        """Tell all streams; called once, when the daemon was told to stop."""
+        self.began.set()
+        for request in self._cut.values():
+            _drop(request)
+
+
+def _drop(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("shutdown", Shutdown)
+
+# what is sent instead of the common headers: a middleware's and a proxy's business only
+RESPONSE_HEADERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("response_headers", Mapping)
 
 JSON_TYPE = "application/json; charset=utf-8"
 READ_BYTES = 256 * 1024
 
-_DECODER = json.JSONDecoder()
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
+_INT64_DIGITS = 20  # with the sign
+
+
+def _integer(text: str) -> int | float:
+    """A JSON integer; beyond 64 bits it becomes a float, which no integer field takes."""
+    if len(text) <= _INT64_DIGITS and INT64_MIN <= (value := int(text)) <= INT64_MAX:
+        return value
+    return float(text)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; leave the key out or send null")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant)
 _JSON_SPACE = " \t\r\n"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def client_path(request: web.Request, prefix: str) -> str:
+    """The file path that a URL names: absolute with a leading `/`, else relative or empty.
+
+    One slash after the prefix is the separator; what then begins with a slash, encoded or not, is
+    absolute (spec/filesystem.md 2.2 and quirk 3). Every byte name can be addressed.
+
+    Args:
+        request: the request; its escapes are well-formed, the middleware sees to that.
+        prefix: the decoded route up to the separator, such as `/filesystem`.
+    """
+    # yarl decodes all escapes but those of `/` and `%` and those that are not UTF-8
+    rest = request.rel_url.path_safe[len(prefix) :].removeprefix("/")
+    return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
 
 
 async def read_body(request: web.Request, max_bytes: int, way_around: str) -> bytes:
@@ -81,14 +165,32 @@ def _first_value(body: bytes) -> object:
         raise InvalidError("invalid request body: EOF (the body is empty, JSON is expected)")
     try:
         value, _ = _DECODER.raw_decode(text)
+        return _without_surrogates(value) if "\\u" in text else value
     except json.JSONDecodeError as exc:
         if exc.pos >= len(text.rstrip(_JSON_SPACE)) or exc.msg.startswith("Unterminated"):
             raise InvalidError("invalid request body: unexpected EOF") from None
         reason = exc.msg[:1].lower() + exc.msg[1:]
         raise InvalidError(f"invalid request body: {reason} at character {exc.pos + 1}") from None
-    except (RecursionError, ValueError) as exc:
-        raise InvalidError(f"invalid request body: {exc or 'too deeply nested'}") from None
-    return value
+    except RecursionError:
+        raise InvalidError("invalid request body: nested too deeply") from None
+    except ValueError as exc:
+        raise InvalidError(f"invalid request body: {exc}") from None
+
+
+def _without_surrogates(value: object) -> object:
+    """Lone surrogates (`"\\ud800"`) are no text: each becomes U+FFFD."""
+    match value:
+        case str():
+            return _SURROGATE.sub("\ufffd", value)
+        case list():
+            return [_without_surrogates(item) for item in value]
+        case dict():
+            return {
+                _SURROGATE.sub("\ufffd", key): _without_surrogates(item)
+                for key, item in value.items()
+            }
+        case _:
+            return value
 
 
 def validate(value: object, model: type[M]) -> M:
@@ -148,6 +250,12 @@ def _kind(value: object) -> str:
             return "object"
         case _:
             return "null"
+
+
+def dump_json(value: Mapping[str, object]) -> bytes:
+    """Compact JSON; bytes that are no UTF-8 (surrogate escapes) become U+FFFD."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _SURROGATE.sub("\ufffd", text).encode()
 
 
 def json_reply(model: BaseModel, status: int = 200) -> web.Response:

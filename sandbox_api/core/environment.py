@@ -20,6 +20,10 @@ class Environment:
         """One variable's value, or `default` where it is unset."""
         return self._variables.get(name, default)
 
+    def shell(self) -> tuple[str, list[str]]:
+        """The program that takes command lines, and its arguments before one (system.md 15)."""
+        return self.get("SHELL") or "sh", self.get("SHELL_ARGS").split() or ["-c"]
+
     def child(self, request: Mapping[str, str], identity: Identity | None) -> dict[str, str]:
         """The whole environment of one child.
 

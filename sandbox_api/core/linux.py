@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
@@ -80,3 +81,26 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     if _slow_calls().fallocate(fd, mode, offset, length) != 0:
         _raise_errno("fallocate")
+
+
+def erase_environment(name: bytes) -> None:
+    """Overwrite one variable's value in the block that /proc/self/environ shows.
+
+    The kernel tells where that block lies (proc_pid_stat(5), fields 50 and 51). The variable must
+    have been removed from the environment before: the text that this overwrites is in use else.
+
+    Raises:
+        OSError: /proc is not there.
+        ValueError: the kernel does not tell.
+    """
+    stat = Path("/proc/self/stat").read_bytes()
+    fields = stat[stat.rindex(b")") + 2 :].split()  # from field 3 on: the name may hold anything
+    start, end = int(fields[50 - 3]), int(fields[51 - 3])
+    if not 0 < start < end:
+        raise ValueError("the kernel hides where the environment lies")
+    block = ctypes.string_at(start, end - start)
+    offset = 0
+    for entry in block.split(b"\0"):
+        if entry.startswith(name + b"="):
+            ctypes.memset(start + offset, 0, len(entry))
+        offset += len(entry) + 1

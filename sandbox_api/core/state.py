@@ -1,7 +1,8 @@
 """Where records, journals, logs and upload metadata live: one private directory per port.
 
 The directory is 0700 and ours, never reached through a link, and locked: a second daemon of the
-same port gets none and runs from memory (design.md 7).
+same port gets none and runs from memory (design.md 7). What it lies in may be anybody's choice
+(`SANDBOX_STATE_DIR=/var`), so its mode is left alone.
 """
 
 import fcntl
@@ -15,6 +16,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PRIVATE_MODE = 0o700
+WRITABLE_BY_OTHERS = 0o022
 
 
 def state_candidates(explicit: str, xdg_state_home: str, home: str, tmpdir: str) -> list[Path]:
@@ -79,8 +81,8 @@ def _first_usable(candidates: Sequence[Path], name: str) -> Iterator[Path | None
     reasons = []
     for candidate in candidates:
         try:
-            directory = _private_directory(candidate) / name
-            _private_directory(directory)
+            directory = _own_directory(candidate, private=False) / name
+            _own_directory(directory, private=True)
             lock = _take_lock(directory / "lock")
         except OSError as exc:
             reasons.append(f"{candidate}: {exc.strerror or exc}")
@@ -98,8 +100,8 @@ def _first_usable(candidates: Sequence[Path], name: str) -> Iterator[Path | None
     yield None
 
 
-def _private_directory(path: Path) -> Path:
-    """Create or check a directory: ours, closed to others, and no link."""
+def _own_directory(path: Path, *, private: bool) -> Path:
+    """Create or check a directory: ours, no link, and nobody else can replace what is in it."""
     with suppress(FileExistsError):
         path.mkdir(mode=PRIVATE_MODE, parents=True)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -107,8 +109,11 @@ def _private_directory(path: Path) -> Path:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid():
             raise PermissionError(1, "owned by another user")
-        if stat.S_IMODE(status.st_mode) != PRIVATE_MODE:
+        mode = stat.S_IMODE(status.st_mode)
+        if private and mode != PRIVATE_MODE:
             os.fchmod(fd, PRIVATE_MODE)
+        elif mode & WRITABLE_BY_OTHERS and not mode & stat.S_ISVTX:
+            raise PermissionError(1, "others can write to it; chmod go-w it, or name another")
     finally:
         os.close(fd)
     if not os.access(path, os.W_OK, effective_ids=True):

@@ -11,22 +11,27 @@ Integer = Annotated[int, Field(ge=-INT64_LIMIT, lt=INT64_LIMIT)]
 
 
 class ProcessRequest(WireModel):
-    """What `POST /process` takes; `timeout` is in seconds."""
+    """What `POST /process` takes; `timeout` and `maxRuntime` are in seconds."""
 
     command: str = Field(min_length=1)
     name: str = ""
     working_dir: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     wait_for_completion: bool = False
-    timeout: Integer = 0
+    timeout: Integer | None = None
     wait_for_ports: list[Integer] = Field(default_factory=list)
     restart_on_failure: bool = False
     max_restarts: Integer = 0
     keep_alive: bool = False
+    stdin: bool = False
+    max_runtime: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
 
 class ProcessReply(WireModel):
-    """One process. Times are RFC 1123 in UTC; `exitCode` is -1 for a death by signal."""
+    """One process. Times are RFC 1123 in UTC; `exitCode` is -1 for a death by signal.
+
+    What comes after `keepAlive` is ours: the reference has it not.
+    """
 
     pid: str
     name: str
@@ -43,8 +48,14 @@ class ProcessReply(WireModel):
     max_restarts: int
     restart_count: int
     keep_alive: bool
-    signal: str | None
+    stdin: bool
     stopping: bool
+    signal: str | None
+    timed_out: bool
+    started_at_ms: int
+    completed_at_ms: int | None
+    cpu_ms: int | None
+    peak_memory_bytes: int | None
 
 
 class LogsReply(WireModel):

@@ -7,6 +7,7 @@ from sandbox_api.core.processes.journal import Journal, Kind, Mark, Position
 from sandbox_api.core.processes.output import STREAMS, Output
 
 READ_BYTES = 256 * 1024
+READ_PIECES = 2048
 
 
 class Piece(NamedTuple):
@@ -63,21 +64,30 @@ class Cursor:
         """What comes next; nothing when all is read.
 
         Args:
-            most: bytes at which to stop.
+            most: bytes at which to stop; many short segments end the call before.
             limit: a place at which to stop, or None for all that is there now.
         """
         if not self._output.position.order:
             return []
         window = _Window(self._output, limit or self._output.position, most)
         pieces: list[Piece] = []
-        while most > 0 and (piece := self._next(window, most)):
+        for _ in range(READ_PIECES):
+            if most <= 0 or (piece := self._next(window, most)) is None:
+                break
+            if pieces and _continues(pieces[-1], piece):
+                last = pieces.pop()
+                piece = last._replace(lost=last.lost + piece.lost)
             pieces.append(piece)
             most -= len(piece.data)
         return pieces
 
     def _next(self, window: "_Window", most: int) -> Piece | None:
-        if self.place.number < window.first_number:
-            return self._skip_forgotten(window)
+        number = max(self.place.number, window.first_number)
+        mark = window.mark(number)
+        if mark is None or mark.position.order > self.place.position.order:
+            return self._skip_forgotten(mark, window)
+        if number > self.place.number:
+            self.place = Place(self.place.position, number)
         while mark := window.mark(self.place.number):
             if mark.kind is Kind.END and not self.place.end_told:
                 self.place = self.place._replace(end_told=True)
@@ -86,30 +96,34 @@ class Cursor:
             end = following.position.order if following else window.stop.order
             length = min(end, window.stop.order) - self.place.position.order
             if length > 0:
-                return self._take(mark, min(length, most), window)
+                return self._take(mark, length, most, window)
             if following is None or end > window.stop.order:
                 break
             self.place = self.place.next_mark()
         return None
 
-    def _take(self, mark: Mark, length: int, window: "_Window") -> Piece:
+    def _take(self, mark: Mark, length: int, most: int, window: "_Window") -> Piece:
         begin, log = self.place.position, self._output.logs[mark.kind]
         offset = begin[mark.kind]
         if offset < log.start:
             return self._gap(mark.kind, min(length, log.start - offset))
-        data = window.data(mark.kind, offset, length)
+        data = window.data(mark.kind, offset, min(length, most))
+        if not data:  # somebody has removed the file
+            return self._gap(mark.kind, length)
         self._move(begin.advance(mark.kind, len(data)))
         return Piece(mark.kind, begin, data, time_ns=mark.time_ns)
 
-    def _skip_forgotten(self, window: "_Window") -> Piece | None:
-        """The marks here are gone with their bytes: one gap a stream, then on at the first mark."""
-        first = window.mark(window.first_number)
+    def _skip_forgotten(self, mark: Mark | None, window: "_Window") -> Piece | None:
+        """The marks here are gone with their bytes: one gap a stream, then on at the next mark.
+
+        There is none where somebody has removed the journal's file.
+        """
+        until = mark.position if mark else window.stop
         for kind in STREAMS:
-            lost = first.position[kind] - self.place.position[kind] if first else 0
+            lost = until[kind] - self.place.position[kind]
             if lost > 0:
                 return self._gap(kind, lost)
-        self.place = Place(self.place.position, window.first_number)
-        return self._next(window, READ_BYTES)
+        return None
 
     def _gap(self, kind: Kind, lost: int) -> Piece:
         begin = self.place.position
@@ -118,6 +132,11 @@ class Cursor:
 
     def _move(self, position: Position) -> None:
         self.place = self.place._replace(position=position)
+
+
+def _continues(last: Piece, piece: Piece) -> bool:
+    """Whether two pieces are one gap: segments are short, a cut is long."""
+    return bool(last.lost and piece.lost and last.kind is piece.kind)
 
 
 class _Window:

@@ -65,7 +65,7 @@ class Follower(Generic[S]):
                 return framed
             if self._cursor.place != before:
                 continue  # a part of a long line: there is more to read at once
-            if self._at_end():
+            if self._stop() is not None:  # all that comes before it is there
                 self._ended = True
                 return self._flush(self._left) or None
             if not await self._output.changed(deadline):
@@ -85,7 +85,3 @@ class Follower(Generic[S]):
     def _stop(self) -> Position | None:
         """Where this follower ends, once that is known."""
         return self._limit if self._limit is not None else self._output.end
-
-    def _at_end(self) -> bool:
-        stop = self._stop()
-        return stop is not None and self._cursor.place.position.order >= stop.order

@@ -43,7 +43,9 @@ def frame_lines(pieces: Sequence[Piece], unfinished: Unfinished) -> tuple[bytes,
             lines.append(flush_lines(Unfinished(*left)))
             left = [b"", b""]
         elif piece.lost:
-            lines.append(PREFIXES[piece.kind] + gap_text(piece.lost))
+            prefix = PREFIXES[piece.kind]
+            begun = left[piece.kind] and prefix + left[piece.kind] + b"\n"
+            lines.append(begun + prefix + gap_text(piece.lost))
             left[piece.kind] = b""
         else:
             text = left[piece.kind] + piece.data if left[piece.kind] else piece.data
@@ -71,12 +73,19 @@ def utf8_edge(data: bytes, at: int) -> int:
 
 
 def _frame_one(prefix: bytes, text: bytes, lines: list[bytes]) -> bytes:
-    while len(text) > MAX_LINE_BYTES and text.find(b"\n", 0, MAX_LINE_BYTES + 1) < 0:
-        edge = utf8_edge(text, MAX_LINE_BYTES)
-        lines.append(prefix + text[:edge] + CONTINUED + b"\n")
+    while len(text) > MAX_LINE_BYTES:
+        edge = text.rfind(b"\n", 0, MAX_LINE_BYTES + 1) + 1
+        if edge:
+            lines.append(_prefixed(prefix, text[:edge]))
+        else:
+            edge = utf8_edge(text, MAX_LINE_BYTES)
+            lines.append(prefix + text[:edge] + CONTINUED + b"\n")
         text = text[edge:]
     end = text.rfind(b"\n") + 1
     if end:
-        whole = text[: end - 1]
-        lines.append(prefix + whole.replace(b"\n", b"\n" + prefix) + b"\n")
+        lines.append(_prefixed(prefix, text[:end]))
     return text[end:]
+
+
+def _prefixed(prefix: bytes, whole: bytes) -> bytes:
+    return prefix + whole[:-1].replace(b"\n", b"\n" + prefix) + b"\n"

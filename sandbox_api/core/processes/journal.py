@@ -7,10 +7,12 @@ it begins ends at the next mark. A position in the output is those two numbers; 
 orders them.
 """
 
+import errno
 import os
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -67,8 +69,9 @@ class Journal:
 
     def __init__(self, fd: int, count: int = 0) -> None:
         self._fd = fd
+        self._stored = count
+        self._held: list[Mark] = []  # the full disk did not take them yet
         self.first = 0
-        self.count = count
         self._last = self.read(count - 1, 1)[0] if count else None
 
     @classmethod
@@ -76,28 +79,65 @@ class Journal:
         """Go on with a file that may hold marks already."""
         return cls(fd, os.fstat(fd).st_size // MARK.size)
 
+    @property
+    def count(self) -> int:
+        """Marks ever appended."""
+        return self._stored + len(self._held)
+
+    @property
+    def held(self) -> bool:
+        """Whether marks are in memory that the disk did not take."""
+        return bool(self._held)
+
     def append(self, position: Position, kind: Kind, time_ns: int) -> None:
         """Say that bytes of `kind` follow at `position`; a mark that says nothing new is left out.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; the mark is not there, so no bytes may follow.
         """
+        self.flush()
         last = self._last
         if last and last.kind is kind is not Kind.END and time_ns - last.time_ns < RENEW_NS:
             return
-        packed = MARK.pack(position.stdout, position.stderr, time_ns << 2 | kind)
-        os.pwrite(self._fd, packed, self.count * MARK.size)
+        self._last = self._store(Mark(position, kind, time_ns))
+
+    def hold(self, position: Position, kind: Kind, time_ns: int) -> None:
+        """As `append`, but a mark that the disk does not take is kept in memory."""
         self._last = Mark(position, kind, time_ns)
-        self.count += 1
+        self._held.append(self._last)
+        with suppress(OSError):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held.
+
+        Raises:
+            OSError: the disk is still full.
+        """
+        while self._held:
+            self._store(self._held[0])
+            del self._held[0]
+
+    def _store(self, mark: Mark) -> Mark:
+        packed = MARK.pack(*mark.position, mark.time_ns << 2 | mark.kind)
+        if os.pwrite(self._fd, packed, self._stored * MARK.size) < MARK.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._stored += 1
+        return mark
 
     def read(self, index: int, most: int = BLOCK_MARKS) -> Sequence[Mark]:
         """Up to `most` marks from number `index` on."""
         most = min(most, self.count - index)
         if most <= 0:
             return ()
-        data = os.pread(self._fd, most * MARK.size, index * MARK.size)
+        stored = max(min(most, self._stored - index), 0)
+        data = os.pread(self._fd, stored * MARK.size, index * MARK.size)
         whole = len(data) - len(data) % MARK.size
-        return [_unpack(*fields) for fields in MARK.iter_unpack(data[:whole])]
+        marks = [_unpack(*fields) for fields in MARK.iter_unpack(data[:whole])]
+        if most > stored:
+            begin = index + stored - self._stored
+            marks += self._held[begin : begin + most - stored]
+        return marks
 
     def find(self, order: int) -> int:
         """The number of the last mark at or before a place in the order; the first if none is."""
@@ -119,6 +159,12 @@ class Journal:
         if released > self.first * MARK.size:
             linux.punch_hole(self._fd, 0, released)
         self.first = first
+
+    def keep(self, most: int) -> None:
+        """Forget the older half of the marks when there are more than `most`."""
+        if self.count - self.first > most:
+            (mark,) = self.read(self.count - most // 2, 1)
+            self.forget(mark.position.order)
 
     def close(self) -> None:
         """Let the file go."""

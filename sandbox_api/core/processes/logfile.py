@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import select
+import sys
 import termios
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,7 +51,7 @@ class LogFile:
             BlockingIOError: the pipe is empty.
             OSError: the file took nothing (disk full); the bytes are still in the pipe.
         """
-        self._store_held()
+        self.flush()
         before = self.size
         if self._splices:
             self._splice(pipe_fd, most)
@@ -62,7 +64,18 @@ class LogFile:
         """Add bytes of our own; a full disk keeps them in memory until it has room."""
         self._held += data
         with suppress(OSError):
-            self._store_held()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held in memory.
+
+        Raises:
+            OSError: the disk is still full.
+        """
+        while self._held:
+            written = os.pwrite(self._descriptor(), self._held, self._stored)
+            self._stored += written
+            self._held = self._held[written:]
 
     def hold(self, pipe_fd: int, most: int) -> int:
         """Keep in memory what a pipe holds, at the end of a run whose disk is full.
@@ -127,13 +140,7 @@ class LogFile:
     def _copy(self, pipe_fd: int, most: int) -> None:
         self._held = os.read(pipe_fd, min(most, COPY_BYTES))
         with suppress(OSError):
-            self._store_held()
-
-    def _store_held(self) -> None:
-        while self._held:
-            written = os.pwrite(self._descriptor(), self._held, self._stored)
-            self._stored += written
-            self._held = self._held[written:]
+            self.flush()
 
     def _cut_to_bound(self) -> None:
         if self._max_bytes is not None and self.size - self.start > 2 * self._max_bytes:
@@ -143,4 +150,11 @@ class LogFile:
 def pending_bytes(pipe_fd: int) -> int:
     """How much a pipe holds now (FIONREAD, ioctl_tty(2))."""
     answer = fcntl.ioctl(pipe_fd, termios.FIONREAD, b"\0\0\0\0")
-    return int.from_bytes(answer, "little")
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def has_ended(pipe_fd: int) -> bool:
+    """Whether a pipe is empty and nobody can write to it any more (poll(2))."""
+    poll = select.poll()
+    poll.register(pipe_fd, select.POLLIN)
+    return any(events == select.POLLHUP for _, events in poll.poll(0))

@@ -6,7 +6,7 @@ read at their own pace (design.md 4).
 """
 
 import asyncio
-import errno
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -14,15 +14,17 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from sandbox_api.core.processes.journal import Journal, Kind, Position
-from sandbox_api.core.processes.logfile import LogFile, pending_bytes
+from sandbox_api.core.processes.logfile import LogFile, has_ended, pending_bytes
 from sandbox_api.core.processes.storage import PipeEnds, Storage
+
+log = logging.getLogger(__name__)
 
 MOVE_BYTES = 1 << 20
 RETRY_S = 1.0
+MEMORY_MARKS = 1 << 15
 STREAMS = (Kind.STDOUT, Kind.STDERR)
 _PIPE_NAMES = ("stdout.pipe", "stderr.pipe")
 _LOG_NAMES = ("stdout.log", "stderr.log")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 
 
 class Output:
@@ -42,6 +44,7 @@ class Output:
         self._journal: Journal | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._retries: dict[Kind, asyncio.TimerHandle] = {}
+        self._refused = False
         self._readers = 0
         self.end: Position | None = None
         """Where the output ended with the run; None while it runs."""
@@ -54,7 +57,7 @@ class Output:
             for name in _PIPE_NAMES:
                 self._pipes.append(storage.open_pipe(name))
         except OSError:
-            self.close()
+            self.discard()
             raise
         for kind in STREAMS:
             self._listen(kind)
@@ -92,8 +95,12 @@ class Output:
             self._release()
 
     def note(self, text: bytes) -> None:
-        """Add a line of ours to stdout, where the program's output stands now."""
-        self.journal.append(self.position, Kind.STDOUT, time.time_ns())
+        """Add a line of ours to stdout, where the program's output stands now; none on a full
+        disk."""
+        try:
+            self.journal.append(self.position, Kind.STDOUT, time.time_ns())
+        except OSError:
+            return
         self.logs[Kind.STDOUT].append(text)
         self._wake()
 
@@ -108,7 +115,7 @@ class Output:
         self.end = self.position
         if self.end.order:
             with suppress(OSError):
-                self.journal.append(self.end, Kind.END, time.time_ns())
+                self.journal.hold(self.end, Kind.END, time.time_ns())
         for pipe in self._pipes:
             if pipe is not None:
                 _close(pipe.write_fd)
@@ -170,9 +177,7 @@ class Output:
         except BlockingIOError:
             return
         except OSError as exc:
-            if exc.errno not in _FULL:
-                raise
-            self._retry_later(kind, pipe.read_fd)
+            self._retry_later(kind, pipe.read_fd, exc)
             return
         if moved == 0:
             self._close_pipe(kind)
@@ -180,14 +185,34 @@ class Output:
             self._wake()
 
     def _move(self, kind: Kind, read_fd: int, most: int) -> int:
-        """Move bytes and fix their place in the order; the mark goes first, so that no byte on
-        disk is without one."""
-        if pending_bytes(read_fd):
-            self.journal.append(self.position, kind, time.time_ns())
-        return self.logs[kind].take(read_fd, most)
+        """Move bytes and fix their place in the order; the mark goes first, so that no byte is
+        without one.
 
-    def _retry_later(self, kind: Kind, read_fd: int) -> None:
+        Returns:
+            How many; 0 when the last writer has closed the pipe.
+
+        Raises:
+            BlockingIOError: the pipe is empty.
+            OSError: the disk took nothing.
+        """
+        self.logs[kind].flush()
+        if self._journal is not None:
+            self._journal.flush()
+        if not pending_bytes(read_fd):
+            if has_ended(read_fd):
+                return 0
+            raise BlockingIOError
+        self.journal.append(self.position, kind, time.time_ns())
+        moved = self.logs[kind].take(read_fd, most)
+        if self._storage.max_bytes is not None:
+            self.journal.keep(MEMORY_MARKS)
+        return moved
+
+    def _retry_later(self, kind: Kind, read_fd: int, reason: OSError) -> None:
         """The disk is full: the pipe holds the bytes and the program waits; none is lost."""
+        if not self._refused:
+            self._refused = True
+            log.warning("output cannot be stored, its program waits: %s", reason)
         self._loop.remove_reader(read_fd)
         self._retries[kind] = self._loop.call_later(RETRY_S, self._listen, kind)
 
@@ -201,15 +226,14 @@ class Output:
                 left -= moved
         except BlockingIOError:
             pass
-        except OSError as exc:
-            if exc.errno not in _FULL:
-                raise
+        except OSError:
             self._hold(kind, pipe.read_fd, left)
 
     def _hold(self, kind: Kind, read_fd: int, most: int) -> None:
-        with suppress(OSError):
-            self.journal.append(self.position, kind, time.time_ns())
-        self.logs[kind].hold(read_fd, most)
+        """The disk is full: what the pipe holds goes to memory, so that the end has it."""
+        with suppress(OSError):  # without a journal the bytes stay in the pipe and come late
+            self.journal.hold(self.position, kind, time.time_ns())
+            self.logs[kind].hold(read_fd, most)
 
     def _close_pipe(self, kind: Kind) -> None:
         pipe, self._pipes[kind] = self._pipes[kind], None
@@ -226,6 +250,8 @@ class Output:
         for log in self.logs:
             log.release()
         if self._journal is not None and self._storage.max_bytes is None:
+            if self._journal.held:
+                return
             self._journal.close()
             self._journal = None
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.reaper import Child, Exit
+from sandbox_api.core.processes.stdin import Stdin
 
 
 class Status(StrEnum):
@@ -20,7 +21,7 @@ class Status(StrEnum):
     KILLED = "killed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
     """What a client asks for.
 
@@ -29,32 +30,49 @@ class ProcessSpec:
         name: empty for a generated one.
         working_dir: empty for the daemon's own.
         env: merged over the inherited environment.
+        stdin: whether the client will write to its stdin; otherwise that is /dev/null.
         restart_on_failure: run again when it fails.
         max_restarts: at most so often; negative is unlimited.
+        keep_alive: keep the sandbox awake while it runs.
+        keep_alive_s: kill a run of that age, in seconds, if it keeps the sandbox awake; 0 is never.
+        max_runtime_s: stop a run of that age, in seconds; 0 is never.
     """
 
     command: str
     name: str = ""
     working_dir: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bool = False
     restart_on_failure: bool = False
     max_restarts: int = 0
+    keep_alive: bool = False
+    keep_alive_s: float = 0.0
+    max_runtime_s: float = 0.0
+
+    @property
+    def run_limit_s(self) -> float | None:
+        """How old a run may become, in seconds; None without a limit."""
+        keep_alive_s = self.keep_alive_s if self.keep_alive else 0.0
+        return min(
+            (limit for limit in (keep_alive_s, self.max_runtime_s) if limit > 0), default=None
+        )
 
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """One command, over all its restarts. Only `Processes` changes it.
+    """One command, over all its restarts. Only this package changes it.
 
     Attributes:
         pid: of the first run; it stays the same over restarts, as clients expect.
         working_dir: as given, after `~`; never resolved.
         directory: the absolute directory that it runs in, or empty for the daemon's own.
         child: the current or last run's first process.
+        stdin: of the current run, where the client asked for one.
         started_at: of the current run, seconds since the epoch.
         completed_at: the same, None while it runs.
-        exit_code: 0 while it runs, -1 for a death by signal.
-        signal: name of the signal that ended it.
-        wanted_end: what a client asked for: STOPPED, KILLED, or None.
+        last_exit: how the last run ended, None before that.
+        wanted_end: what a client (or a limit) asked for: STOPPED, KILLED, or None.
+        timed_out: whether a limit on its runtime ended it.
     """
 
     spec: ProcessSpec
@@ -62,15 +80,16 @@ class Process:
     working_dir: str
     directory: str
     output: Output
-    child: Child
+    child: Child = field(init=False)
+    stdin: Stdin | None = None
     pid: int = 0
     started_at: float = field(default_factory=time.time)
     completed_at: float | None = None
     status: Status = Status.RUNNING
-    exit_code: int = 0
-    signal: str | None = None
+    last_exit: Exit | None = None
     restart_count: int = 0
     wanted_end: Status | None = None
+    timed_out: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -84,20 +103,47 @@ class Process:
         """Whether it was told to end and has not yet."""
         return self.running and self.wanted_end is not None
 
+    @property
+    def exit_code(self) -> int:
+        """0 while it runs, -1 for a death by signal."""
+        return 0 if self.running or self.last_exit is None else self.last_exit.code
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it."""
+        return None if self.running or self.last_exit is None else self.last_exit.signal
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether it keeps the sandbox awake; no longer once it was told to end."""
+        return self.spec.keep_alive and self.wanted_end is None
+
+    @property
+    def who(self) -> dict[str, object]:
+        """How a client finds it: fields for an error body."""
+        return {"pid": str(self.pid), "name": self.name}
+
+    def begin(self, child: Child, stdin: Stdin | None) -> None:
+        """A run has begun."""
+        self.child, self.stdin = child, stdin
+        self.started_at = time.time()
+
     def want_end(self, end: Status) -> None:
-        """Remember that a client wants it to end; a kill outweighs a stop."""
+        """Remember that it shall end; a kill outweighs a stop."""
         if self.wanted_end is not Status.KILLED:
             self.wanted_end = end
         self.wanted.set()
 
     def judge(self, exit_: Exit) -> Status:
         """What an end means (spec/process.md 5.1)."""
+        if self.timed_out:
+            return Status.KILLED
         if exit_.code == 0:
             return Status.COMPLETED
         return self.wanted_end or Status.FAILED
 
-    def restarts_after(self, status: Status) -> bool:
+    def restarts_after(self, exit_: Exit) -> bool:
         """Whether the policy says to run it again (spec/process.md 5.3)."""
         limit = self.spec.max_restarts
         within = limit < 0 or self.restart_count < limit
-        return status is Status.FAILED and self.spec.restart_on_failure and within
+        return self.judge(exit_) is Status.FAILED and self.spec.restart_on_failure and within

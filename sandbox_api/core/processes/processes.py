@@ -4,8 +4,6 @@ import asyncio
 import logging
 import secrets
 import string
-import subprocess
-import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,20 +11,22 @@ from pathlib import Path
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import Identity
+from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
-from sandbox_api.core.processes.reaper import Child, Exit, Reaper
+from sandbox_api.core.processes.reaper import Reaper
 from sandbox_api.core.processes.registry import Registry
 from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
+from sandbox_api.core.processes.stdin import stdin_pipe
 from sandbox_api.core.processes.storage import new_storage
+from sandbox_api.core.processes.supervision import Supervision
 from sandbox_api.core.processes.tree import ProcessStat
 from sandbox_api.errors import FailedError, InvalidError, NotFoundError, os_reason
 
 log = logging.getLogger(__name__)
 
-RESTART_PAUSE_S = 1.0
 STOP_ANSWER_S = 3.0
 KILL_ANSWER_S = 1.0
 MAX_NAME_BYTES = 255
@@ -55,6 +55,7 @@ class Processes:
         resolver: for working directories.
         directory: where runs are kept, or None for memory.
         limits: bounds.
+        scale: counts the processes that keep the sandbox awake; None where nobody asks.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Processes:
         resolver: PathResolver,
         directory: Path | None,
         limits: Limits = Limits(),
+        scale: ScaleFile | None = None,
     ) -> None:
         self._environment = environment
         self._identity = identity
@@ -72,6 +74,8 @@ class Processes:
         self._limits = limits
         self._registry = Registry(limits.max_records)
         self._reaper = Reaper()
+        self._scale = scale or ScaleFile("", counting=False)
+        self._supervision = Supervision(self._begin, self._scale, limits.stop_grace_s)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -83,10 +87,12 @@ class Processes:
         resolver: PathResolver,
         directory: Path | None,
         limits: Limits = Limits(),
+        scale: ScaleFile | None = None,
     ) -> AsyncIterator["Processes"]:
         """The process engine for as long as the context lasts; children outlive it."""
-        processes = cls(environment, identity, resolver, directory, limits)
+        processes = cls(environment, identity, resolver, directory, limits, scale)
         try:
+            await processes._scale.reset()
             yield processes
         finally:
             processes.close()
@@ -120,16 +126,16 @@ class Processes:
         if spec.working_dir:
             location = self._resolver.resolve(spec.working_dir)
             working_dir, directory = location.shown, location.absolute
-        output = self._new_output()
-        try:
-            child = self._spawn(spec, directory, output)
-        except BaseException:
-            output.discard()
-            raise
         name = spec.name or self._generate_name()
-        process = Process(spec, name, working_dir, directory, output, child, child.pid)
+        process = Process(spec, name, working_dir, directory, self._new_output())
+        try:
+            self._begin(process)
+        except BaseException:
+            process.output.discard()
+            raise
+        process.pid = process.child.pid
         self._registry.add(process)
-        self._run(self._supervise(process))
+        self._run(self._supervision.follow(process))
         return process
 
     async def wait(self, process: Process, timeout_s: float | None) -> bool:
@@ -215,61 +221,24 @@ class Processes:
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
             ) from None
 
-    def _spawn(self, spec: ProcessSpec, directory: str, output: Output) -> Child:
-        environment = self._environment
-        if directory:
-            check_directory(spec.command, directory)
+    def _begin(self, process: Process) -> None:
+        """Begin a run of a process, the first or a later one: the only place that does."""
+        environment, spec = self._environment, process.spec
+        if process.directory:
+            check_directory(spec.command, process.directory)
+        shell, shell_args = environment.shell()
         launch = Launch(
-            shell=environment.get("SHELL") or "sh",
-            shell_args=environment.get("SHELL_ARGS").split() or ["-c"],
+            shell=shell,
+            shell_args=shell_args,
             command=spec.command,
-            directory=directory,
+            directory=process.directory,
             environment=environment.child(spec.env, self._identity),
             identity=self._identity,
         )
-        popen = spawn(launch, subprocess.DEVNULL, *output.write_fds, environment.get("PATH"))
-        return self._reaper.watch(popen)
-
-    # -- the life of one process
-
-    async def _supervise(self, process: Process) -> None:
-        """Follow a process over its restarts to its end."""
-        while True:
-            exit_ = await process.child.exited
-            status = process.judge(exit_)
-            if not process.restarts_after(status) or not await self._restart(process, exit_):
-                break
-        self._finish(process, exit_)
-
-    async def _restart(self, process: Process, exit_: Exit) -> bool:
-        """Run it again after a pause. A stop or kill during the pause cancels that."""
-        process.restart_count += 1
-        limit = process.spec.max_restarts
-        process.output.note(
-            f"\n[Process failed with exit code {exit_.code}. Attempting restart "
-            f"{process.restart_count}/{'unlimited' if limit < 0 else limit}...]\n".encode()
-        )
-        try:
-            async with asyncio.timeout(RESTART_PAUSE_S):
-                await process.wanted.wait()
-        except TimeoutError:
-            pass
-        else:
-            return False
-        try:
-            process.child = self._spawn(process.spec, process.directory, process.output)
-        except FailedError as exc:
-            process.output.note(f"\n[Failed to restart process: {exc.message}]\n".encode())
-            return False
-        process.started_at = time.time()
-        return True
-
-    def _finish(self, process: Process, exit_: Exit) -> None:
-        process.output.finish()
-        process.status = process.judge(exit_)
-        process.exit_code, process.signal = exit_.code, exit_.signal
-        process.completed_at = time.time()
-        process.ended.set()
+        path = environment.get("PATH")
+        with stdin_pipe(spec.stdin) as (read_fd, stdin):
+            popen = spawn(launch, read_fd, *process.output.write_fds, path)
+            process.begin(self._reaper.watch(popen), stdin)
 
     # -- below
 

@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from resource import struct_rusage
+from resource import RUSAGE_SELF, getrusage, struct_rusage
+
+from sandbox_api.core.processes.tree import ProcessStat
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +20,14 @@ class Exit:
         code: its exit code, or -1 for a death by signal.
         signal: the signal's name (`SIGKILL`), or None.
         cpu_s: processor time of it and the children it waited for, in seconds.
-        peak_rss_bytes: the largest resident set among them.
+        peak_rss_bytes: the largest resident set among them; None where it stayed below the
+            daemon's own, which a child starts with and the kernel counts (getrusage(2)).
     """
 
     code: int
     signal: str | None
     cpu_s: float
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None
 
 
 class Child:
@@ -35,6 +39,8 @@ class Child:
     def __init__(self, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]") -> None:
         self.pid = popen.pid
         self.exited = exited
+        self.tree: Sequence[ProcessStat] = ()
+        """What it had started when that was last looked at."""
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the child and its process group; nothing once it is reaped."""
@@ -107,7 +113,9 @@ class Reaper:
 def _exit(code: int, usage: struct_rusage) -> Exit:
     name = signal_name(-code) if code < 0 else None
     cpu_s = usage.ru_utime + usage.ru_stime
-    return Exit(max(code, -1), name, cpu_s, usage.ru_maxrss * 1024)
+    inherited = getrusage(RUSAGE_SELF).ru_maxrss
+    peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > inherited else None
+    return Exit(max(code, -1), name, cpu_s, peak)
 
 
 def signal_name(number: int) -> str:

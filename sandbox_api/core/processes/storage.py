@@ -77,17 +77,22 @@ class RunDirectory:
         path = self.path / name
         os.mkfifo(path, 0o600)
         self._pipes.append(path)
-        read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if self._identity is not None:
-            os.fchown(write_fd, self._identity.uid, self._identity.gid)
-        widen(write_fd)
-        return PipeEnds(read_fd, write_fd)
+        try:
+            read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            os.close(write_fd)
+            raise
+        return _prepare(PipeEnds(read_fd, write_fd), self._identity)
 
     def open_file(self, name: str) -> int:
-        """A private file of the run."""
+        """A private file of the run; where somebody has removed the directory, it is made anew."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self.path / name, flags, 0o600)
+        try:
+            return os.open(self.path / name, flags, 0o600)
+        except FileNotFoundError:
+            self.path.mkdir(mode=0o700, parents=True)
+            return os.open(self.path / name, flags, 0o600)
 
     def close_pipes(self) -> None:
         """Remove the pipes' names."""
@@ -116,10 +121,7 @@ class RunMemory:
         """An unnamed pipe."""
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(read_fd, False)
-        if self._identity is not None:
-            os.fchown(write_fd, self._identity.uid, self._identity.gid)
-        widen(write_fd)
-        return PipeEnds(read_fd, write_fd)
+        return _prepare(PipeEnds(read_fd, write_fd), self._identity)
 
     def open_file(self, name: str) -> int:
         """A file without a name in any file system (memfd_create(2))."""
@@ -132,15 +134,21 @@ class RunMemory:
         """Nothing outlives its descriptors."""
 
 
-def widen(fd: int) -> None:
-    """Make a pipe 1 MiB large; over an unprivileged user's limit it stays as it is (pipe(7))."""
+def _prepare(pipe: PipeEnds, identity: Identity | None) -> PipeEnds:
+    """Give a pipe to the workload user and make it 1 MiB large; over an unprivileged user's limit
+    it stays as it is (pipe(7))."""
     with suppress(OSError):
-        fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
+        if identity is not None:
+            os.fchown(pipe.write_fd, identity.uid, identity.gid)
+        fcntl.fcntl(pipe.write_fd, F_SETPIPE_SZ, PIPE_BYTES)
+    return pipe
 
 
 def new_storage(parent: Path | None, identity: Identity | None) -> Storage:
     """A place for a new run: below `parent`, or in memory where that is not possible now."""
     if parent is not None:
         with suppress(OSError):
-            return RunDirectory.create(parent, identity)
+            space = os.statvfs(parent)
+            if space.f_bavail or not space.f_blocks:  # a tmpfs without a limit counts no blocks
+                return RunDirectory.create(parent, identity)
     return RunMemory(identity)

@@ -50,7 +50,10 @@ async def read_tail(output: Output, max_bytes: int) -> OutputText:
 def _read(output: Output, kind: Kind, end: int, max_bytes: int) -> _Tail:
     log = output.logs[kind]
     begin = max(log.start, end - max_bytes if max_bytes else 0)
-    return _Tail(begin, log.read(begin, end - begin))
+    data = log.read(begin, end - begin)
+    if len(data) < end - begin:  # somebody has removed the file
+        return _Tail(end, b"")
+    return _Tail(begin, data)
 
 
 def _marks(journal: Journal, tails: Sequence[_Tail]) -> Sequence[Mark]:
@@ -67,7 +70,9 @@ def _text(tails: Sequence[_Tail], marks: Sequence[Mark], end: Position) -> Outpu
 
 
 def _merge(tails: Sequence[_Tail], marks: Sequence[Mark], end: Position) -> Iterator[bytes]:
-    """The tails' bytes, segment by segment."""
+    """The tails' bytes, segment by segment; first those whose marks are forgotten."""
+    for kind in STREAMS:
+        yield tails[kind].between(tails[kind].begin, marks[0].position[kind])
     ends = [*(mark.position for mark in marks[1:]), end]
     for mark, until in zip(marks, ends, strict=True):
         if mark.kind is not Kind.END:

@@ -8,12 +8,13 @@ start time is still the one that was seen, so a recycled pid is never hit.
 import asyncio
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 _STAT_PPID, _STAT_GROUP, _STAT_SESSION, _STAT_START = 1, 2, 3, 19  # after the command's name
 _DEAD = frozenset("ZX")
+WITHOUT_PIDFD_S = 0.01
 
 
 class ProcessStat(NamedTuple):
@@ -54,18 +55,23 @@ def all_stats() -> list[ProcessStat]:
     return [stat for pid in pids if (stat := read_stat(pid)) and stat.state not in _DEAD]
 
 
-def find_tree(leader: int, *, reaped: bool) -> list[ProcessStat]:
+def find_tree(
+    leader: int, *, reaped: bool, known: Sequence[ProcessStat] = ()
+) -> Sequence[ProcessStat]:
     """The living processes of a run.
 
     Args:
         leader: pid of the run's first process, which is its session and process group as well.
         reaped: whether the leader has been waited for. Its number may then be another's, who is
             the leader of a new session: that one and its session are not ours.
+        known: who was in the tree before. In a session of its own, with its parent gone, nothing
+            else shows whose it is.
     """
     stats = all_stats()
-    if reaped and any(stat.pid == leader for stat in stats):
-        return []
-    ours = {s.pid for s in stats if leader in {s.pid, s.group, s.session}}
+    seen = {(stat.pid, stat.start) for stat in known}
+    ours = {stat.pid for stat in stats if (stat.pid, stat.start) in seen}
+    if not (reaped and any(stat.pid == leader for stat in stats)):
+        ours.update(s.pid for s in stats if leader in {s.pid, s.group, s.session})
     children: dict[int, list[int]] = {}
     for stat in stats:
         children.setdefault(stat.parent, []).append(stat.pid)
@@ -107,28 +113,8 @@ def _close(fd: int | None) -> None:
         os.close(fd)
 
 
-async def kill_tree(leader: int, *, reaped: bool, deadline: float) -> list[ProcessStat]:
-    """SIGKILL a run's whole tree, again for what it forks meanwhile, until nothing is left.
-
-    Args:
-        leader: as for `find_tree`.
-        reaped: as for `find_tree`.
-        deadline: loop time at which to give up.
-
-    Returns:
-        The survivors.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        tree = await asyncio.to_thread(find_tree, leader, reaped=reaped)
-        if not tree or loop.time() >= deadline:
-            return tree
-        send_signal(tree, signal.SIGKILL)
-        await _ends(tree, deadline)
-
-
-async def _ends(stats: Iterable[ProcessStat], deadline: float) -> None:
-    """Wait until every one of these processes has ended, or the deadline comes."""
+async def wait_for_ends(stats: Iterable[ProcessStat], deadline: float) -> None:
+    """Wait until every one of these processes has ended, or the deadline comes (loop time)."""
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
         waits = []
@@ -144,6 +130,8 @@ async def _ends(stats: Iterable[ProcessStat], deadline: float) -> None:
             waits.append(ended)
         if waits:
             await asyncio.wait(waits, timeout=max(0.0, deadline - loop.time()))
+        else:
+            await asyncio.sleep(WITHOUT_PIDFD_S)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

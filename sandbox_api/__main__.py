@@ -1,0 +1,123 @@
+"""The process: flags, log, port, then the application until a signal ends it."""
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+
+from aiohttp import web
+
+from sandbox_api import __version__
+from sandbox_api.api.server import Runner
+from sandbox_api.app import create_app
+from sandbox_api.errors import FailedError, SandboxError, os_reason
+from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
+from sandbox_api.log import start_logging
+from sandbox_api.settings import Settings, parse_settings, read_token, take_environment
+
+log = logging.getLogger("sandbox_api")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+BACKLOG = 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Args:
+        arguments: the command line without the program's name; None for the process's own.
+
+    Returns:
+        The exit status: 0 after a signal, 1 where the daemon could not start, 2 for a bad flag.
+    """
+    try:
+        flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    except UsageError as exc:
+        sys.stderr.write(f"{exc}\n{USAGE}")
+        return EXIT_USAGE
+    if flags.help or flags.version:
+        sys.stdout.write(USAGE if flags.help else f"sandbox-api {__version__}\n")
+        return 0
+    with closing(start_logging()):
+        return _run(flags)
+
+
+def _run(flags: Flags) -> int:
+    """Everything that can fail fails before the first side effect: settings, user, port."""
+    if flags.ignored:
+        log.warning("arguments after the flags are ignored", extra={"arguments": flags.ignored})
+    try:
+        settings = _read_settings(flags)
+        log.debug("settings", extra={"settings": settings.masked()})
+        app = create_app(settings)
+        with bind(settings.port) as listener:
+            gc.freeze()  # what was imported stays: the collector need not look at it again
+            asyncio.run(_serve(app, settings, listener))
+    except SandboxError as exc:
+        log.critical("%s", exc.message)
+        return EXIT_FAILED
+    return 0
+
+
+def _read_settings(flags: Flags) -> Settings:
+    environment = take_environment()
+    token = None if flags.token_file is None else read_token(flags.token_file)
+    return parse_settings(
+        environment, port=flags.port, command=flags.command, user=flags.user, token=token
+    )
+
+
+def bind(port: int) -> socket.socket:
+    """A listening socket on all interfaces, IPv6 and IPv4, or IPv4 alone where there is no other.
+
+    Args:
+        port: 0 for one that the kernel picks.
+
+    Raises:
+        FailedError: the port is in use, or not ours to take.
+    """
+    try:
+        return _listen(port)
+    except OSError as exc:
+        reason = os_reason(OSError(exc.errno, os.strerror(exc.errno or 0)))  # Python's says more
+        raise FailedError(f"Failed to start server: listen tcp :{port}: bind: {reason}") from None
+
+
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+            )
+        except OSError as exc:
+            if exc.errno != errno.EADDRNOTAVAIL:  # IPv6 is compiled in and switched off
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
+
+
+async def _serve(app: web.Application, settings: Settings, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop.set)
+    runner = Runner(app, log_requests=settings.log_requests)
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        port = listener.getsockname()[1]
+        log.info("listening on port %d", port, extra={"port": port, "version": __version__})
+        await told_to_stop.wait()
+        log.info("told to stop")
+    finally:
+        await runner.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Sockets over HTTP: `/network` (spec/system.md 6)."""
+
+import re
+
+from aiohttp import web
+
+from sandbox_api.api.schemas.network import PortEntry, PortsReply
+from sandbox_api.api.wire import FILE_THREADS, PROCESSES, json_reply
+from sandbox_api.core.ports import OwnedSocket, sockets_of
+from sandbox_api.core.processes.tree import find_tree
+from sandbox_api.errors import InvalidError
+
+_NUMBER = re.compile("[+-]?[0-9]{1,18}", re.ASCII)
+
+
+async def list_ports(request: web.Request) -> web.Response:
+    """The sockets of a process and its subtree, one for each protocol and local port."""
+    pid = _pid(request)
+    leader, reaped = pid, False
+    if (process := request.app[PROCESSES].find(str(pid))) is not None:
+        leader, reaped = process.child.pid, process.child.exited.done()
+    # as the workload user, who sees its own processes only (G29)
+    found = await request.app[FILE_THREADS].run(_sockets, leader, reaped)
+    return json_reply(PortsReply(pid=pid, ports=[_entry(one) for one in found]))
+
+
+async def head_ports(request: web.Request) -> web.Response:
+    """The route exists, and the number is one."""
+    _pid(request)
+    return web.Response()
+
+
+async def refuse_no_pid(_: web.Request) -> web.Response:
+    """`/network/process//ports`."""
+    raise InvalidError("missing required path parameter: pid")
+
+
+def _sockets(leader: int, reaped: bool) -> list[OwnedSocket]:
+    if leader <= 0:
+        return []
+    tree = find_tree(leader, reaped=reaped)
+    return sockets_of((stat.pid, stat.name) for stat in tree)
+
+
+def _pid(request: web.Request) -> int:
+    text = request.match_info["pid"]
+    if not _NUMBER.fullmatch(text):
+        raise InvalidError("invalid PID")
+    return int(text)
+
+
+def _entry(owned: OwnedSocket) -> PortEntry:
+    one = owned.socket
+    return PortEntry(
+        pid=owned.pid,
+        protocol=one.protocol,
+        local_addr=one.local_addr,
+        local_port=one.local_port,
+        remote_addr=one.remote_addr,
+        remote_port=one.remote_port,
+        state=one.state,
+        process_name=owned.process_name,
+    )
+
+
+ROUTES = (
+    web.get("/network/process/{pid}/ports", list_ports, allow_head=False),
+    web.head("/network/process/{pid}/ports", head_ports),
+    web.get("/network/process//ports", refuse_no_pid, allow_head=False),
+)

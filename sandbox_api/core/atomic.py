@@ -1,0 +1,319 @@
+"""Writes that are whole or did not happen (G20), for single files, trees, uploads and copies.
+
+The bytes go to a temporary file beside the target and reach their name by rename(2). Where a rename
+would lose something (design: hard links, another owner, attributes that cannot be set) or cannot
+work (a bind-mounted file), the finished temporary file is copied into the target. Only where no
+temporary file can be made at all (a directory that cannot be written, /proc, /sys, a device) do
+bytes go straight to the target.
+
+Everything here blocks: run it on file threads.
+"""
+
+import errno
+import os
+import secrets
+import stat
+import threading
+
+from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, RESERVED_PREFIX
+from sandbox_api.core.refusals import operation
+
+_PRIVATE = 0o600  # until the last moment nobody but the writer can read what is not finished
+_COPY_BYTES = 1 << 30
+_EXISTING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_TEMPORARY = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# A directory that takes no new file, while a file in it may well be writable.
+_NO_TEMPORARY = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTSUP, errno.ENOSYS}
+)
+# A name that takes no rename: a mount point, another's file in a sticky directory.
+_NO_RENAME = frozenset({errno.EBUSY, errno.EPERM, errno.EACCES, errno.EXDEV})
+
+
+class AtomicFile:
+    """One write of one file; nothing is touched before the first `write` or `commit`.
+
+    Safe to discard from another thread while a call is under way.
+
+    Args:
+        path: absolute; a symlink's target is what is written, parents are created.
+        sync: whether `commit` waits for the disk, to survive a loss of power.
+    """
+
+    def __init__(self, path: str, *, sync: bool = False) -> None:
+        self.path = path
+        self._sync = sync
+        self._lock = threading.Lock()
+        self._target = path
+        self._exists = False
+        self._temporary = ""
+        self._emptied = False
+        self._ended = False
+        self._fd = -1
+
+    def _open(self) -> int:
+        self._target = _follow(self.path)
+        status = _existing_status(self._target)
+        if status is None:
+            return self._open_new()
+        self._exists = True
+        if not stat.S_ISREG(status.st_mode):
+            return os.open(self._target, _EXISTING)
+        try:
+            return self._open_temporary()
+        except OSError as exc:
+            if exc.errno not in _NO_TEMPORARY:
+                raise
+            return os.open(self._target, _EXISTING)
+
+    def _open_new(self) -> int:
+        try:
+            return self._open_temporary()
+        except (FileNotFoundError, NotADirectoryError):
+            make_directories(os.path.dirname(self._target), DEFAULT_DIRECTORY_MODE)
+            return self._open_temporary()
+
+    def _open_temporary(self) -> int:
+        name = RESERVED_PREFIX + secrets.token_hex(8)
+        temporary = os.path.join(os.path.dirname(self._target), name)
+        fd = os.open(temporary, _TEMPORARY, _PRIVATE)
+        self._temporary = temporary
+        return fd
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes.
+
+        Raises:
+            FailedError: `open A: …`, or `write A: …` as when the disk is full.
+        """
+        with self._lock:
+            output = self._output()
+            with operation("write", self.path):
+                _write_all(output, data)
+
+    def _output(self) -> int:
+        """Where bytes go: the temporary file, else the target itself, emptied first."""
+        with operation("open", self.path):
+            if self._ended:
+                raise OSError(errno.EBADF, "the write was given up")
+            if self._fd < 0:
+                self._fd = self._open()
+            if not self._temporary and not self._emptied:
+                _truncate(self._fd)
+                self._emptied = True
+        return self._fd
+
+    def commit(self, mode: int = DEFAULT_FILE_MODE, change_mode: int | None = None) -> None:
+        """Let the target have the new content, and end.
+
+        Args:
+            mode: permission bits of a file that did not exist, exactly as they will be.
+            change_mode: new permission bits of a file that existed; None keeps its own.
+
+        Raises:
+            FailedError: the target keeps its old content (unless it is written in place).
+        """
+        with self._lock, operation("open", self.path):
+            output = self._output()
+            status = _status(self._target) if self._exists else None
+            if not self._temporary:
+                self._finish_in_place(output, change_mode)
+            elif status is None:
+                os.fchmod(output, mode)
+                self._rename()
+            elif not self._replace(status, change_mode):
+                self._copy_into_place(change_mode)
+        self.discard()
+
+    def _replace(self, status: os.stat_result, change_mode: int | None) -> bool:
+        """Rename over the target; False where that would lose something or cannot work."""
+        if status.st_nlink > 1 or not _inherit(self._target, self._fd, status, change_mode):
+            return False
+        try:
+            self._rename()
+        except OSError as exc:
+            if exc.errno in _NO_RENAME:
+                return False
+            raise
+        return True
+
+    def _rename(self) -> None:
+        if self._sync:
+            os.fsync(self._fd)
+        os.rename(self._temporary, self._target)
+        self._temporary = ""
+        if self._sync:
+            _sync_directory(os.path.dirname(self._target))
+
+    def _finish_in_place(self, fd: int, change_mode: int | None) -> None:
+        if change_mode is not None:
+            os.fchmod(fd, change_mode)
+        if self._sync:
+            os.fsync(fd)
+
+    def _copy_into_place(self, change_mode: int | None) -> None:
+        target = os.open(self._target, _EXISTING)
+        try:
+            if change_mode is not None:
+                os.fchmod(target, change_mode)
+            _truncate(target)
+            with operation("write", self.path):
+                _copy(self._fd, target)
+            if self._sync:
+                os.fsync(target)
+        finally:
+            os.close(target)
+
+    def discard(self) -> None:
+        """Give up what is not committed: the target stays as it was. Does nothing twice."""
+        with self._lock:
+            self._ended = True
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            if self._temporary:
+                _unlink_quietly(self._temporary)
+                self._temporary = ""
+
+
+def write_file(
+    path: str,
+    data: bytes,
+    *,
+    mode: int = DEFAULT_FILE_MODE,
+    change_mode: int | None = None,
+    sync: bool = False,
+) -> None:
+    """Write a whole file at once; arguments and errors as in `AtomicFile`."""
+    file = AtomicFile(path, sync=sync)
+    try:
+        file.write(data)
+        file.commit(mode, change_mode)
+    finally:
+        file.discard()
+
+
+def make_directories(path: str, mode: int) -> None:
+    """Create a directory and all that are missing above it, each with exactly this mode.
+
+    A directory that exists keeps its mode; a set-group-ID bit that a new one inherits stays.
+
+    Args:
+        path: absolute.
+        mode: permission bits.
+
+    Raises:
+        FailedError: `mkdir <the level that failed>: …`.
+    """
+    missing: list[str] = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for level in reversed(missing):
+        with operation("mkdir", level):
+            _make_directory(level, mode)
+
+
+def _make_directory(path: str, mode: int) -> None:
+    try:
+        os.mkdir(path, mode & 0o777)
+    except FileExistsError:
+        if os.path.isdir(path):
+            return  # another writer was faster
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    actual = stat.S_IMODE(os.stat(path).st_mode)
+    wanted = mode | (actual & stat.S_ISGID)
+    if actual != wanted:  # the umask trimmed it, or it has special bits
+        os.chmod(path, wanted)
+
+
+def _follow(path: str) -> str:
+    """The path itself, or the end of the chain of links that it begins."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _existing_status(path: str) -> os.stat_result | None:
+    """What is there, when it may be written; None where there is nothing.
+
+    A rename needs no right to write the file that it replaces, a write does: so ask.
+    """
+    status = _status(path)
+    if status is None:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.EINVAL, "is a fifo or a socket, which cannot be written")
+    if not os.access(path, os.W_OK, effective_ids=True):
+        os.close(os.open(path, _EXISTING))  # raises the kernel's own reason
+    return status
+
+
+def _inherit(source: str, fd: int, status: os.stat_result, change_mode: int | None) -> bool:
+    """Give a file the owner, attributes and mode of another; False where the system refuses."""
+    try:
+        own = os.fstat(fd)
+        if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+            os.fchown(fd, status.st_uid, status.st_gid)
+        _copy_attributes(source, fd)
+        os.fchmod(fd, stat.S_IMODE(status.st_mode) if change_mode is None else change_mode)
+    except OSError:
+        return False
+    return True
+
+
+def _copy_attributes(source: str, fd: int) -> None:
+    wanted, present = _attributes(source), _attributes(fd)
+    for name in present:
+        if name not in wanted and not name.startswith("security."):
+            os.removexattr(fd, name)  # such as an access list that the directory hands down
+    for name in wanted:
+        if name != "security.capability":  # a write takes it away in any case (capabilities(7))
+            os.setxattr(fd, name, os.getxattr(source, name))
+
+
+def _attributes(file: str | int) -> list[str]:
+    try:
+        return os.listxattr(file)
+    except OSError:
+        return []  # a file system without extended attributes
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _copy(source: int, target: int) -> None:
+    offset = 0
+    while count := os.sendfile(target, source, offset, _COPY_BYTES):
+        offset += count
+
+
+def _truncate(fd: int) -> None:
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.ftruncate(fd, 0)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return  # its directory is gone, or became read-only: nothing is left to do

@@ -1,0 +1,343 @@
+"""Files and directories, one at a time: read, list, open, write, delete.
+
+Every operation runs on the file threads, as the workload user; only small files in directories
+that are known to be on a local disk are read on the event loop.
+"""
+
+import asyncio
+import binascii
+import io
+import os
+import stat
+from typing import NamedTuple
+
+from sandbox_api.core.atomic import AtomicFile, make_directories, write_file
+from sandbox_api.core.directories import (
+    Directory,
+    list_directory,
+    list_small_directory,
+    refuse_protected,
+    remove_directory,
+    remove_tree,
+)
+from sandbox_api.core.identity import FileThreads
+from sandbox_api.core.local import LocalDirectories
+from sandbox_api.core.metadata import OwnerNames, describe
+from sandbox_api.core.paths import (
+    DEFAULT_DIRECTORY_MODE,
+    DEFAULT_FILE_MODE,
+    RESERVED_PREFIX,
+    Location,
+    PathResolver,
+    printable,
+)
+from sandbox_api.core.refusals import attempt, operation
+from sandbox_api.core.regular import (
+    READ_FLAGS,
+    OpenedFile,
+    entry_status,
+    follow_status,
+    open_regular,
+)
+from sandbox_api.core.writer import FileWriter
+from sandbox_api.errors import FailedError, TooLargeError
+
+SMALL_BYTES = 64 * 1024
+READ_BYTES = 1 << 20
+
+
+class FileContent(NamedTuple):
+    """A file with its content as text; the rest as in `FileInfo`.
+
+    Attributes:
+        content: UTF-8 text with U+FFFD for what is none, or base64.
+        encoding: `utf-8` or `base64`.
+    """
+
+    path: str
+    name: str
+    raw_path: bytes | None
+    mode: int
+    size: int
+    mtime_ns: int
+    owner: str
+    group: str
+    content: str
+    encoding: str
+
+
+class Files:
+    """The files of the sandbox.
+
+    Args:
+        threads: where blocking work runs, and as whom.
+        paths: what clients' paths mean.
+        fsync: whether every write waits for the disk.
+        max_content_bytes: the most that `read` returns of one file.
+    """
+
+    def __init__(
+        self,
+        threads: FileThreads,
+        paths: PathResolver,
+        *,
+        fsync: bool = False,
+        max_content_bytes: int = 32 << 20,
+    ) -> None:
+        self.paths = paths
+        self._threads = threads
+        self._fsync = fsync
+        self._max_content_bytes = max_content_bytes
+        self._owners = OwnerNames()
+        self._local = LocalDirectories()
+
+    def resolve(self, path: str) -> Location:
+        """The location that a client's path names; errors as in `PathResolver.resolve`."""
+        return self.paths.resolve(path)
+
+    async def read(self, location: Location, encoding: str = "utf-8") -> FileContent | Directory:
+        """A file with its content, or a directory's listing.
+
+        Args:
+            location: what to read; a symlink is followed.
+            encoding: `utf-8` or `base64`.
+
+        Raises:
+            NotFoundError: there is nothing.
+            TooLargeError: the content is over the limit.
+            FailedError: no regular file, or the system refused.
+        """
+        if self._threads.inline and encoding == "utf-8":
+            found = self._read_here(location)
+            if found is not None:
+                return found
+        return await self._threads.run(self._read, location, encoding)
+
+    async def list(self, location: Location) -> Directory:
+        """One level of a directory.
+
+        Raises:
+            FailedError: `error listing directory: open A: …`.
+        """
+        return await self._threads.run(self._list, location)
+
+    async def open(self, location: Location) -> OpenedFile | None:
+        """Open a regular file for reading; None when it is a directory that can be listed.
+
+        Raises:
+            NotFoundError: there is nothing.
+            FailedError: no regular file, or the system refused.
+        """
+        opening = asyncio.ensure_future(self._threads.run(self._open, location))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_abandoned)
+            raise
+
+    async def write(
+        self, location: Location, data: bytes, mode: int | None = None, *, sync: bool = False
+    ) -> None:
+        """Write a whole file; parents are made.
+
+        Args:
+            location: the file; a symlink's target is written.
+            data: its content.
+            mode: permission bits, for an existing file too; None is 0644 for a new one.
+            sync: whether to wait for the disk.
+
+        Raises:
+            FailedError: `error writing file: …`; what was there is still there.
+        """
+        with attempt("error writing file"):
+            _refuse_reserved(location)
+            await self._threads.run(
+                write_file,
+                location.absolute,
+                data,
+                mode=DEFAULT_FILE_MODE if mode is None else mode,
+                change_mode=mode,
+                sync=sync or self._fsync,
+            )
+
+    def writer(self, location: Location, *, sync: bool = False) -> "FileWriter":
+        """A writer that takes a file's content in pieces; use it as an async context.
+
+        Args:
+            location: the file; a symlink's target is written.
+            sync: whether to wait for the disk.
+
+        Raises:
+            FailedError: the name is reserved.
+        """
+        _refuse_reserved(location)
+        file = AtomicFile(location.absolute, sync=sync or self._fsync)
+        return FileWriter(self._threads, file)
+
+    async def make_directory(self, location: Location, mode: int | None = None) -> None:
+        """Make a directory and what is missing above it; an existing one stays as it is.
+
+        Args:
+            location: the directory.
+            mode: permission bits of every new level; None is 0755.
+
+        Raises:
+            FailedError: `error creating directory: mkdir …`.
+        """
+        with attempt("error creating directory"):
+            _refuse_reserved(location)
+            await self._threads.run(
+                make_directories,
+                location.absolute,
+                DEFAULT_DIRECTORY_MODE if mode is None else mode,
+            )
+
+    async def delete(
+        self, location: Location, *, recursive: bool = False, force: bool = False
+    ) -> bool:
+        """Delete a file, a link (never its target) or a directory; True for a directory.
+
+        Args:
+            location: what to delete.
+            recursive: whether a directory may hold something.
+            force: whether it may be a directory that the sandbox needs.
+
+        Raises:
+            NotFoundError: there is nothing.
+            FailedError: it is protected, not empty, or the system refused.
+        """
+        return await self._threads.run(self._delete, location, recursive, force)
+
+    def _read_here(self, location: Location) -> FileContent | Directory | None:
+        """What is small and on a local disk, so that nothing waits; None where that is uncertain.
+
+        Refusals are uncertain too: the file threads find them again, and their text.
+        """
+        path = location.absolute
+        if location.reserved:
+            return None
+        try:
+            if self._local.knows(path):
+                return list_small_directory(path, self._shown_directory(location), self._owners)
+            if self._local.knows(location.parent):
+                return self._read_small(location)
+        except OSError:
+            return None
+        return None
+
+    def _read_small(self, location: Location) -> FileContent | None:
+        status = os.lstat(location.absolute)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > SMALL_BYTES:
+            return None
+        fd = os.open(location.absolute, READ_FLAGS | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(fd)
+            data = os.read(fd, SMALL_BYTES + 1)
+        finally:
+            os.close(fd)
+        if len(data) > SMALL_BYTES:
+            return None
+        return self._content(location, status, data, "utf-8")
+
+    def _read(self, location: Location, encoding: str) -> FileContent | Directory:
+        status = follow_status(location)
+        if stat.S_ISDIR(status.st_mode):
+            return self._list(location)
+        with attempt("error reading file"):
+            fd, status = open_regular(location.absolute, status)
+            try:
+                with operation("read", location.absolute):
+                    data = self._read_all(fd, location.absolute, status.st_size)
+            finally:
+                os.close(fd)
+        self._local.learn(location.parent)
+        return self._content(location, status, data, encoding)
+
+    def _read_all(self, fd: int, path: str, size: int) -> bytes:
+        limit = self._max_content_bytes
+        if size > limit:
+            raise _too_large(path, f"{size} bytes are", limit)
+        data = bytearray()
+        while chunk := os.read(fd, READ_BYTES):
+            data += chunk
+            if len(data) > limit:
+                raise _too_large(path, "it is", limit)
+        return bytes(data)
+
+    def _content(
+        self, location: Location, status: os.stat_result, data: bytes, encoding: str
+    ) -> FileContent:
+        self._owners.refresh()
+        info = describe(location.shown, location.name, status, self._owners)
+        return FileContent(*info, _decode(data, encoding), encoding)
+
+    def _list(self, location: Location) -> Directory:
+        with attempt("error listing directory"):
+            shown = self._shown_directory(location)
+            directory = list_directory(location.absolute, shown, self._owners)
+        self._local.learn(location.absolute)
+        return directory
+
+    def _shown_directory(self, location: Location) -> str:
+        return self.paths.workdir if location.shown in {".", "./"} else location.shown
+
+    def _open(self, location: Location) -> OpenedFile | None:
+        path = location.absolute
+        status = follow_status(location)
+        if stat.S_ISDIR(status.st_mode):
+            with attempt("error listing directory"), operation("open", path):
+                os.close(os.open(path, READ_FLAGS | os.O_DIRECTORY))
+            return None
+        with attempt("error opening file"):
+            fd, status = open_regular(path, status)
+            file = io.FileIO(fd, "rb")
+            content = None
+            if status.st_size == 0:  # empty, or a pseudo file as in /proc, whose size is not known
+                with operation("read", path):
+                    content = self._read_all(fd, path, 0) or None
+        return OpenedFile(location.name, file, status, content)
+
+    def _delete(self, location: Location, recursive: bool, force: bool) -> bool:
+        path = location.absolute
+        status = entry_status(location)
+        if not force:
+            refuse_protected(path, self.paths.workdir, self.paths.home)
+        if not stat.S_ISDIR(status.st_mode):
+            with attempt("error deleting file"), operation("remove", path):
+                os.unlink(path)
+            return False
+        with attempt("error deleting directory"):
+            if recursive:
+                remove_tree(path)
+            else:
+                remove_directory(path)
+        return True
+
+
+def _decode(data: bytes, encoding: str) -> str:
+    if encoding == "base64":
+        return binascii.b2a_base64(data, newline=False).decode()
+    return data.decode("utf-8", "replace")
+
+
+def _refuse_reserved(location: Location) -> None:
+    if location.reserved:
+        raise FailedError(
+            f"open {printable(location.absolute)}: names that begin with {RESERVED_PREFIX} are "
+            "reserved for writes under way; choose another name"
+        )
+
+
+def _too_large(path: str, what: str, limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"{printable(path)}: {what} over the limit of {limit} bytes for JSON; "
+        "read it with Accept: application/octet-stream"
+    )
+
+
+def _close_abandoned(opening: "asyncio.Future[OpenedFile | None]") -> None:
+    """Close a file that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opened = opening.result()
+        if opened is not None:
+            opened.file.close()

@@ -1,0 +1,165 @@
+"""The daemon's log: one JSON object per line on stderr, keys in alphabetical order.
+
+A pipe that nobody reads must not stop the daemon, and stderr is shared with the `-c` command, so it
+cannot be made non-blocking. Hence one writer thread and a bounded buffer: what does not fit is
+dropped and counted, and the count is a log line of its own once there is room again.
+"""
+
+import json
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+
+MAX_BUFFER_BYTES = 4 << 20
+MAX_LINE_BYTES = 64 << 10
+LINGER_S = 0.01  # a burst is one write: waking the thread for each line costs more than the line
+CLOSE_TIMEOUT_S = 1.0
+
+_LEVELS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "fatal",
+}
+_OWN_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class LineWriter:
+    """Writes whole lines to a descriptor from its own thread.
+
+    Args:
+        fd: the descriptor; it stays open.
+        max_buffer_bytes: how much may wait; lines beyond it are dropped and counted.
+    """
+
+    def __init__(self, fd: int, max_buffer_bytes: int = MAX_BUFFER_BYTES) -> None:
+        self._fd = fd
+        self._max_buffer_bytes = max_buffer_bytes
+        self._changed = threading.Condition()
+        self._lines: list[bytes] = []
+        self._size_bytes = 0
+        self._dropped = 0
+        self._closed = False
+        # a daemon thread: a reader that never reads must not keep the process from ending
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Hand over one line; never waits for the descriptor."""
+        with self._changed:
+            if self._size_bytes + len(line) > self._max_buffer_bytes:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._size_bytes += len(line)
+            if len(self._lines) == 1:
+                self._changed.notify()
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Write what waits, for `timeout_s` seconds at most."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while batch := self._take():
+            _write_all(self._fd, batch)
+
+    def _take(self) -> bytes:
+        """All that waits, in one piece; empty when there is no more and never will be."""
+        with self._changed:
+            while not self._lines and not self._closed:
+                self._changed.wait()
+            if not self._closed:
+                self._changed.wait(LINGER_S)
+            lines, self._lines, self._size_bytes = self._lines, [], 0
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            text = f"{dropped} log lines dropped: the reader of stderr is too slow"
+            lines.append(json_line("warning", text, dropped=dropped))
+        return b"".join(lines)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write it all, waiting where the descriptor is full; give up where it is broken."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # the descriptor was made non-blocking by whoever gave it to us
+            select.select([], [fd], [])
+        except OSError:
+            return
+
+
+def json_line(level: str, message: str, **fields: object) -> bytes:
+    """One log line of now.
+
+    Args:
+        level: debug, info, warning, error or fatal.
+        message: the text.
+        fields: more keys; values that JSON does not know are shown by their `repr`.
+    """
+    values = {**fields, "level": level, "msg": message, "time": timestamp(int(time.time()))}
+    line = _encode(values)
+    if len(line) >= MAX_LINE_BYTES:
+        short = {
+            "level": level,
+            "msg": message[: MAX_LINE_BYTES // 8],
+            "truncated_bytes": len(line),
+        }
+        line = json.dumps({**short, "time": values["time"]}, sort_keys=True).encode()
+    return line + b"\n"
+
+
+def _encode(values: Mapping[str, object]) -> bytes:
+    return json.dumps(values, sort_keys=True, default=repr, separators=(",", ":")).encode()
+
+
+@lru_cache(maxsize=4)
+def timestamp(second: int) -> str:
+    """RFC 3339 in UTC with whole seconds, for a time in seconds since the epoch."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+
+
+class JsonHandler(logging.Handler):
+    """Formats records as JSON lines; what `extra` carries becomes keys.
+
+    Args:
+        writer: where lines go.
+    """
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; a traceback, where there is one, is the key `traceback`."""
+        try:
+            fields = {key: value for key, value in vars(record).items() if key not in _OWN_KEYS}
+            if record.exc_info:
+                fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+            level = _LEVELS.get(record.levelno, record.levelname.lower())
+            self._writer.write(json_line(level, record.getMessage(), **fields))
+        except Exception:  # noqa: BLE001 - a log call must never break its caller
+            self.handleError(record)
+
+
+def start_logging(fd: int | None = None) -> LineWriter:
+    """Send all logging, warnings included, to `fd` (stderr by default) as JSON lines.
+
+    Returns:
+        The writer, to be closed at the end of the process.
+    """
+    writer = LineWriter(sys.stderr.fileno() if fd is None else fd)
+    logging.basicConfig(level=logging.DEBUG, handlers=[JsonHandler(writer)], force=True)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return writer

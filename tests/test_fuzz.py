@@ -1,0 +1,104 @@
+"""Requests made up from openapi.yml, valid and broken: no crash, no 500 (G27).
+
+The daemon runs commands and files as an unprivileged user where it can, starts only harmless
+commands, and writes and deletes only below its own directory.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis import checks
+
+DOCUMENT = Path(__file__).parents[1] / "openapi.yml"
+COMMANDS = ("true", "exit 3", "echo out; echo err >&2", "kill -9 $$", "printf 'no newline'")
+NOBODY = 65534
+UP_WITHIN_S = 20
+
+schema = schemathesis.openapi.from_path(DOCUMENT).exclude(
+    path="/network/process//ports"  # the fuzzer's HTTP client joins the two slashes
+)
+
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon in its own directory; it has to end as cleanly as it began."""
+    root = tmp_path_factory.mktemp("fuzz")
+    if os.geteuid() == 0:
+        os.chown(root, NOBODY, NOBODY)
+        for parent in (root, root.parent, root.parent.parent):
+            parent.chmod(0o755)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    flags = ["-user", f"{NOBODY}:{NOBODY}"] if os.geteuid() == 0 else []
+    with (root.parent / "fuzz.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandbox_api", "-p", str(port), *flags],
+            cwd=root,
+            env={"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state")},
+            stderr=log,
+        )
+    base = f"http://127.0.0.1:{port}"
+    wait_until_up(process, base)
+    yield base
+    assert requests.get(f"{base}/health", timeout=UP_WITHIN_S).ok
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 0
+
+
+def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
+    end = time.monotonic() + UP_WITHIN_S
+    while True:
+        try:
+            requests.get(f"{base}/health", timeout=UP_WITHIN_S)
+        except requests.ConnectionError:
+            assert process.poll() is None, "the daemon did not start"
+            assert time.monotonic() < end, "the daemon is not up in time"
+            time.sleep(0.02)
+        else:
+            return
+
+
+def tame(case: "schemathesis.Case[Any]") -> None:
+    """Keep a request from doing harm, whatever the fuzzer thought of."""
+    if case.method in {"PUT", "DELETE"} and case.path == "/filesystem/{path}":
+        path = str(case.path_parameters.get("path", "")).replace("..", "")
+        case.path_parameters["path"] = f"below/{path}"
+    if case.operation.label == "POST /process" and isinstance(case.body, dict):
+        command = case.body.get("command")
+        if isinstance(command, str) and command:
+            case.body["command"] = COMMANDS[len(command) % len(COMMANDS)]
+        case.body.pop("restartOnFailure", None)
+
+
+@pytest.mark.slow
+@schema.parametrize()
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_g27_made_up_requests(case: "schemathesis.Case[Any]", daemon: str) -> None:
+    """Every answer to every request is one that the contract describes."""
+    tame(case)
+    case.call_and_validate(base_url=daemon, checks=CHECKS, timeout=UP_WITHIN_S)

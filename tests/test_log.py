@@ -1,0 +1,96 @@
+"""The log: JSON lines that never hold the daemon up."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from sandbox_api.log import MAX_LINE_BYTES, JsonHandler, LineWriter
+
+
+@contextmanager
+def logger_to(fd: int) -> Iterator[logging.Logger]:
+    """A logger whose lines go to a descriptor, and are all there afterwards."""
+    with closing(LineWriter(fd)) as writer:
+        yield logger_of(writer)
+
+
+def logger_of(writer: LineWriter) -> logging.Logger:
+    log = logging.Logger("test", logging.DEBUG)  # noqa: LOG001 - not for anybody else
+    log.addHandler(JsonHandler(writer))
+    return log
+
+
+def lines_of(write: Callable[[logging.Logger], None]) -> list[dict[str, object]]:
+    """What is in the log after `write`."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as pipe:
+        with os.fdopen(write_end, "wb"), logger_to(write_end) as log:
+            write(log)
+        return [json.loads(line) for line in pipe.read().splitlines()]
+
+
+def test_a_line_is_an_object_with_sorted_keys() -> None:
+    """Level, text, time in whole seconds, and what `extra` says; lines in the order of calls."""
+
+    def write(log: logging.Logger) -> None:
+        log.warning("disk at %d %%", 95, extra={"path": "/tmp\udcff", "a": [1]})
+        log.critical("end")
+
+    first, second = lines_of(write)
+    assert list(first) == ["a", "level", "msg", "path", "time"]
+    assert (first["level"], first["msg"], first["a"]) == ("warning", "disk at 95 %", [1])
+    assert time.strptime(str(first["time"]), "%Y-%m-%dT%H:%M:%SZ")
+    assert second["level"] == "fatal"
+
+
+def test_a_traceback_is_a_field() -> None:
+    """One line even for an exception."""
+
+    def write(log: logging.Logger) -> None:
+        try:
+            1 / 0  # noqa: B018 - for its error
+        except ZeroDivisionError:
+            log.exception("failed")
+
+    (line,) = lines_of(write)
+    assert line["level"] == "error"
+    assert "ZeroDivisionError: division by zero" in str(line["traceback"])
+
+
+def test_a_line_is_bounded() -> None:
+    """A command of megabytes does not become a line of megabytes."""
+    (line,) = lines_of(lambda log: log.info("x", extra={"command": "y" * 1_000_000}))
+    assert line["msg"] == "x"
+    assert int(str(line["truncated_bytes"])) > MAX_LINE_BYTES
+
+
+def test_what_json_does_not_know_is_shown() -> None:
+    """A log call never fails for its arguments."""
+    (line,) = lines_of(lambda log: log.info("x", extra={"what": {1, 2}}))
+    assert line["what"] == "{1, 2}"
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_reader_that_stalls_holds_nobody_up(*, blocking: bool) -> None:
+    """Calls return at once, memory is bounded, and what was dropped is counted."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, blocking)
+    text = "x" * 1000
+    with os.fdopen(read_end, "rb") as pipe, os.fdopen(write_end, "wb"):
+        writer = LineWriter(write_end, max_buffer_bytes=100_000)
+        log = logger_of(writer)
+        started = time.monotonic()
+        for _ in range(1000):
+            log.info(text)
+        assert time.monotonic() - started < 2
+        writer.close(timeout_s=0.05)
+        lines = []
+        while not lines or "dropped" not in lines[-1]:
+            lines.append(json.loads(pipe.readline()))
+        assert lines[-1]["dropped"] + len(lines) - 1 == 1000
+        assert lines[-1]["level"] == "warning"
