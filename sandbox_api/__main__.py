@@ -18,7 +18,7 @@ from sandbox_api.api.server import Runner
 from sandbox_api.app import create_app
 from sandbox_api.errors import FailedError, SandboxError, os_reason
 from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
-from sandbox_api.log import start_logging
+from sandbox_api.log import LineWriter, start_logging
 from sandbox_api.settings import Settings, parse_settings, read_token, take_environment
 
 log = logging.getLogger("sandbox_api")
@@ -45,21 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.help or flags.version:
         sys.stdout.write(USAGE if flags.help else f"sandbox-api {__version__}\n")
         return 0
-    with closing(start_logging()):
-        return _run(flags)
+    with closing(start_logging()) as lines:
+        return _run(flags, lines)
 
 
-def _run(flags: Flags) -> int:
+def _run(flags: Flags, lines: LineWriter) -> int:
     """Everything that can fail fails before the first side effect: settings, user, port."""
     if flags.ignored:
         log.warning("arguments after the flags are ignored", extra={"arguments": flags.ignored})
     try:
         settings = _read_settings(flags)
         log.debug("settings", extra={"settings": settings.masked()})
-        app = create_app(settings)
+        runner = Runner(
+            create_app(settings), access_lines=lines.write if settings.log_requests else None
+        )
         with bind(settings.port) as listener:
             gc.freeze()  # what was imported stays: the collector need not look at it again
-            asyncio.run(_serve(app, settings, listener))
+            asyncio.run(_serve(runner, listener))
     except SandboxError as exc:
         log.critical("%s", exc.message)
         return EXIT_FAILED
@@ -102,12 +104,11 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=BACKLOG)
 
 
-async def _serve(app: web.Application, settings: Settings, listener: socket.socket) -> None:
+async def _serve(runner: Runner, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop.set)
-    runner = Runner(app, log_requests=settings.log_requests)
     try:
         await runner.setup()
         await web.SockSite(runner, listener, backlog=BACKLOG).start()

@@ -16,9 +16,9 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
 from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
-from sandbox_api.core.processes import Processes
+from sandbox_api.core.processes import Directories, Processes
 from sandbox_api.core.startup import StartupCommand
-from sandbox_api.core.state import open_state, runs_directory, state_candidates
+from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 from sandbox_api.settings import Settings
 
 
@@ -85,10 +85,16 @@ def _add_processes(
     )
 
     async def engine(app: web.Application) -> AsyncIterator[None]:
-        with open_state(candidates, settings.port) as state:
-            runs = runs_directory(state, settings.log_dir)
-            scale = ScaleFile(settings.scale_file, counting=not settings.keep_alive_disabled)
-            async with Processes.open(environment, identity, resolver, runs, scale=scale) as owner:
+        scale = ScaleFile(settings.scale_file, counting=not settings.keep_alive_disabled)
+        with (
+            open_state(candidates, settings.port) as state,
+            open_subdirectory(state, "runs", settings.log_dir) as runs,
+            open_subdirectory(state, "records", settings.records_dir) as records,
+        ):
+            directories = Directories(runs, records) if runs and records else None
+            async with Processes.open(
+                environment, identity, resolver, directories, scale=scale
+            ) as owner:
                 app[wire.PROCESSES] = owner
                 yield
 

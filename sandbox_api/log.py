@@ -119,8 +119,11 @@ def json_line(level: str, message: str, **fields: object) -> bytes:
     return line + b"\n"
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, default=repr, separators=(",", ":"))
+
+
 def _encode(values: Mapping[str, object]) -> bytes:
-    return json.dumps(values, sort_keys=True, default=repr, separators=(",", ":")).encode()
+    return _ENCODER.encode(values).encode()
 
 
 @lru_cache(maxsize=4)

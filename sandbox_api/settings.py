@@ -53,6 +53,7 @@ class Settings:
     # processes
     state_dir: str = ""
     log_dir: str = ""
+    records_dir: str = ""
     max_log_tail_bytes: int = 64 * 1024
     max_log_reply_bytes: int = 4 * MIB
     keep_alive_disabled: bool = False
@@ -175,6 +176,7 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "fsync": read.truthy("SANDBOX_FSYNC"),
         "state_dir": read.text("SANDBOX_STATE_DIR"),
         "log_dir": read.text("SANDBOX_LOG_DIR"),
+        "records_dir": _records_dir(read.text("SANDBOX_STATE_FILE")),
         "max_log_tail_bytes": read.size(
             "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", Settings.max_log_tail_bytes
         ),
@@ -189,6 +191,11 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
     }
     given = {name: value for name, value in flags.items() if value is not None}
     return Settings(**{**values, **given})  # type: ignore[arg-type]
+
+
+def _records_dir(state_file: str) -> str:
+    """The reference keeps all processes in one file; here each has its own, beside that name."""
+    return f"{state_file}.d" if state_file else ""
 
 
 def _working_directory() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from sandbox_api.api.server import Runner
 from sandbox_api.app import create_app
 from sandbox_api.settings import Settings
 
+log = logging.getLogger(__name__)
 LAUNCH = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
@@ -39,7 +41,7 @@ def eventually() -> Callable[..., Awaitable[object]]:
 
 class _Server(TestServer):
     async def _make_runner(self, **_: object) -> Runner:
-        return Runner(self.app)
+        return Runner(self.app, access_lines=lambda line: log.info(line.decode()))
 
 
 @pytest.fixture

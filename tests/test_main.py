@@ -1,5 +1,6 @@
 """The process: flags, ports, signals, its log, and what it gives its children."""
 
+import http.client
 import json
 import os
 import signal
@@ -97,7 +98,7 @@ def test_a_port_in_use_ends_it_before_any_side_effect(tmp_path: Path) -> None:
         ended = run(*command, SANDBOX_STATE_DIR=str(state))
     assert ended.returncode == 1
     text = f"Failed to start server: listen tcp :{port}: bind: address already in use"
-    assert json.loads(ended.stderr)["msg"] == text
+    assert json.loads(ended.stderr.splitlines()[-1])["msg"] == text
     assert not mark.exists()
     assert not state.exists()
 
@@ -129,6 +130,24 @@ def test_g31_a_signal_ends_it(start_daemon: StartDaemon, number: signal.Signals)
             daemon.process.send_signal(number)
             assert daemon.process.wait(10) == 0
     assert time.monotonic() - started < 5
+
+
+def test_g31_the_stream_of_a_live_process_is_cut(start_daemon: StartDaemon) -> None:
+    """A clean end would tell the client that the process finished; it lives on."""
+    daemon = start_daemon()
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+    connection.request("POST", "/process", json.dumps({"command": "echo up; exec sleep 60"}))
+    pid = int(json.load(connection.getresponse())["pid"])
+    try:
+        connection.request("GET", f"/process/{pid}/logs/stream")
+        stream = connection.getresponse()
+        assert stream.readline() == b"stdout:up\n"
+        daemon.process.terminate()
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            stream.read()
+        assert daemon.process.wait(5) == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)  # raises where it did not live on
 
 
 def test_the_startup_command(start_daemon: StartDaemon) -> None:

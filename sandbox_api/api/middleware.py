@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from sandbox_api.api.access import Access
-from sandbox_api.api.access_log import CLIENT_LEFT, log_access
-from sandbox_api.api.wire import RESPONSE_HEADERS, SETTINGS, dump_json, json_bytes_reply
+from sandbox_api.api.access_log import CLIENT_LEFT, AccessLines, log_access
+from sandbox_api.api.wire import RESPONSE_HEADERS, dump_json, json_bytes_reply
 from sandbox_api.errors import (
     ConflictError,
     DeadlineError,
@@ -74,6 +74,7 @@ COMMON_HEADERS: Final = {
 }
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
+ACCESS_LINES: Final[web.AppKey[AccessLines]] = web.AppKey("access_lines")
 STARTED: Final = web.RequestKey("started", web.StreamResponse)
 STARTED_AT: Final = web.RequestKey("started_at", float)
 
@@ -242,11 +243,15 @@ def _cut(request: web.Request, cause: Exception) -> NoReturn:
 
 def _log_interrupted(request: web.Request) -> None:
     """The access line of an answer that did not come to its end."""
-    if not request.app[SETTINGS].log_requests:
-        return
     started = request.get(STARTED)
     status = CLIENT_LEFT if started is None else started.status
-    log_access(request, status, request.writer.output_size, perf_counter() - request[STARTED_AT])
+    log_access(
+        request.app[ACCESS_LINES],
+        request,
+        status,
+        request.writer.output_size,
+        perf_counter() - request[STARTED_AT],
+    )
 
 
 async def add_server_timing(request: web.Request, response: web.StreamResponse) -> None:

@@ -42,11 +42,12 @@ def process_reply(
         stopping=process.stopping,
         signal=process.signal,
         timed_out=process.timed_out,
+        exit_known=last is None or last.known,
         started_at_ms=round(process.started_at * 1000),
         completed_at_ms=None
         if process.completed_at is None
         else round(process.completed_at * 1000),
-        cpu_ms=None if last is None else round(last.cpu_s * 1000),
+        cpu_ms=None if last is None or last.cpu_s is None else round(last.cpu_s * 1000),
         peak_memory_bytes=None if last is None else last.peak_rss_bytes,
     )
 

@@ -18,9 +18,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
-from sandbox_api.api.access_log import AccessLogger
-from sandbox_api.api.access_log import log as access_log
-from sandbox_api.api.middleware import COMMON_HEADERS, http_error, json_error
+from sandbox_api.api.access_log import AccessLines, AccessLogger
+from sandbox_api.api.middleware import ACCESS_LINES, COMMON_HEADERS, http_error, json_error
 
 log = logging.getLogger(__name__)
 
@@ -144,17 +143,21 @@ class Server(web.Server):
         return Connection(self, loop=self._loop, **self._kwargs)
 
 
+def _drop(_: bytes) -> None:
+    """DISABLE_REQUEST_LOGGING."""
+
+
 class Runner(web.AppRunner):
     """Runs the application with our limits; tests and the daemon run it the same way.
 
     Args:
         app: the application.
-        log_requests: whether there is an access line for each request.
+        access_lines: takes each access line; None for none.
     """
 
     __slots__ = ()
 
-    def __init__(self, app: web.Application, *, log_requests: bool = True, **_: object) -> None:
+    def __init__(self, app: web.Application, *, access_lines: AccessLines | None = None) -> None:
         super().__init__(
             app,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,
@@ -165,8 +168,9 @@ class Runner(web.AppRunner):
             max_headers=MAX_HEADERS,
             auto_decompress=False,  # a body is stored as it was sent, and no bomb goes off
             access_log_class=AccessLogger,
-            access_log=access_log if log_requests else None,
+            access_log=access_lines,
         )
+        app[ACCESS_LINES] = access_lines or _drop
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()

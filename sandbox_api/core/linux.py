@@ -7,7 +7,9 @@ Works the same in pip installs and in the static file, whose table serves the sa
 """
 
 import ctypes
+import fcntl
 import os
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,9 @@ from pathlib import Path
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 F_SETPIPE_SZ = 1031
+PIDFD_INFO_EXIT = 1 << 3
+PIDFD_INFO_BYTES = 64
+PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 
@@ -104,3 +109,25 @@ def erase_environment(name: bytes) -> None:
         if entry.startswith(name + b"="):
             ctypes.memset(start + offset, 0, len(entry))
         offset += len(entry) + 1
+
+
+def pidfd_exit_status(pidfd: int) -> int | None:
+    """The wait status of a process that has been reaped by whoever was its parent.
+
+    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 (include/uapi/linux/pidfd.h).
+
+    Args:
+        pidfd: opened while the process lived.
+
+    Returns:
+        None where the kernel cannot tell, or not yet.
+    """
+    info = bytearray(PIDFD_INFO_BYTES)
+    struct.pack_into("=Q", info, 0, PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    (mask,) = struct.unpack_from("=Q", info, 0)
+    (status,) = struct.unpack_from("=i", info, PIDFD_INFO_BYTES - 4)
+    return int(status) if mask & PIDFD_INFO_EXIT else None

@@ -55,25 +55,34 @@ def open_state(candidates: Sequence[Path], port: int) -> Iterator[Path | None]:
         yield directory
 
 
-def runs_directory(state: Path | None, log_dir: str) -> Path | None:
-    """Where runs keep their output: SANDBOX_LOG_DIR as given, else below the state directory.
+@contextmanager
+def open_subdirectory(state: Path | None, name: str, explicit: str = "") -> Iterator[Path | None]:
+    """A directory below the state directory, or the one that a setting names, for this daemon
+    alone.
 
     Args:
-        state: the state directory, or None for memory.
-        log_dir: SANDBOX_LOG_DIR, or empty.
+        state: the state directory, or None where there is none.
+        name: of the directory below it.
+        explicit: a setting's path that is used instead, as given; or empty.
 
-    Returns:
-        A private directory, or None where it cannot be had: logs are then kept in memory.
+    Yields:
+        The directory, or None where it cannot be had; one log line says why.
     """
     if state is None:
-        return None
-    directory = Path(log_dir) if log_dir else state / "runs"
+        yield None
+        return
+    directory = Path(explicit) if explicit else state / name
     try:
         directory.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
+        lock = _take_lock(directory / ".lock")
     except OSError as exc:
-        log.warning("no log directory: %s: %s; logs are kept in memory", directory, exc.strerror)
-        return None
-    return directory
+        log.warning("no directory for %s: %s: %s", name, directory, exc.strerror or exc)
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.core.atomic import AtomicFile, make_directories, write_file
-from sandbox_api.errors import FailedError
+from sandbox_api.errors import FailedError, UnavailableError
 from tests.core.conftest import NOBODY, mount
 
 OLD = b"old content"
@@ -202,6 +203,20 @@ def test_g28_full_disk_keeps_the_old_content(small_disk: Path) -> None:
     with pytest.raises(FailedError, match=f"^write {target}: no space left on device$"):
         write_file(str(target), bytes(2 << 20))
     assert os.listdir(small_disk) == ["target"]
+    assert target.read_bytes() == OLD
+    write_file(str(target), NEW)
+    assert target.read_bytes() == NEW
+
+
+def test_g28_no_descriptors_is_not_the_clients_fault(target: Path) -> None:
+    """It passes by itself, so clients are told to try again; then they succeed."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(UnavailableError, match="too many open files"):
+            write_file(str(target), NEW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert target.read_bytes() == OLD
     write_file(str(target), NEW)
     assert target.read_bytes() == NEW

@@ -52,6 +52,7 @@ class ProcessReply(WireModel):
     stopping: bool
     signal: str | None
     timed_out: bool
+    exit_known: bool
     started_at_ms: int
     completed_at_ms: int | None
     cpu_ms: int | None

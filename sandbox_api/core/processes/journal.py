@@ -76,8 +76,11 @@ class Journal:
 
     @classmethod
     def open(cls, fd: int) -> "Journal":
-        """Go on with a file that may hold marks already."""
-        return cls(fd, os.fstat(fd).st_size // MARK.size)
+        """Go on with a file that may hold marks already; its head may have been cut."""
+        journal = cls(fd, os.fstat(fd).st_size // MARK.size)
+        if journal.count:
+            journal.first = -(-os.lseek(fd, 0, os.SEEK_DATA) // MARK.size)
+        return journal
 
     @property
     def count(self) -> int:

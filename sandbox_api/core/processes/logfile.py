@@ -36,6 +36,10 @@ class LogFile:
         self._held = b""  # read from the pipe, and the full disk did not take it yet
         self.start = 0
 
+    def resume(self, start: int, size: int) -> None:
+        """Go on with a file that holds bytes already."""
+        self.start, self._stored = start, size
+
     @property
     def size(self) -> int:
         """Bytes ever appended."""

@@ -32,12 +32,16 @@ class Output:
 
     Args:
         storage: where they are kept.
+        restored: whether they are there already, from a daemon before this one.
+        end: where the output of a restored run ended; None for one that still runs.
 
     Raises:
         OSError: a pipe could not be made.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(
+        self, storage: Storage, *, restored: bool = False, end: Position | None = None
+    ) -> None:
         self._storage = storage
         self._loop = asyncio.get_running_loop()
         self._pipes: list[PipeEnds | None] = []
@@ -46,21 +50,31 @@ class Output:
         self._retries: dict[Kind, asyncio.TimerHandle] = {}
         self._refused = False
         self._readers = 0
-        self.end: Position | None = None
+        self.end = end
         """Where the output ended with the run; None while it runs."""
         self.shared: tuple[object, object] | None = None
         """What one follower framed last, for others that stand at the same place."""
         self.logs = [
             LogFile(partial(storage.open_file, name), storage.max_bytes) for name in _LOG_NAMES
         ]
+        if restored:
+            for log_file, name in zip(self.logs, _LOG_NAMES, strict=True):
+                log_file.resume(*storage.extent(name))
         try:
             for name in _PIPE_NAMES:
-                self._pipes.append(storage.open_pipe(name))
+                reopened = storage.reopen_pipe(name) if end is not None else None
+                self._pipes.append(reopened if end is not None else storage.open_pipe(name))
         except OSError:
-            self.discard()
+            if not restored:
+                self.discard()
             raise
         for kind in STREAMS:
             self._listen(kind)
+
+    @property
+    def run(self) -> str:
+        """The name of the run's directory; empty where it is kept in memory."""
+        return self._storage.run
 
     @property
     def write_fds(self) -> tuple[int, int]:
@@ -120,7 +134,6 @@ class Output:
             if pipe is not None:
                 _close(pipe.write_fd)
         self._pipes = [pipe and PipeEnds(pipe.read_fd, -1) for pipe in self._pipes]
-        self._storage.close_pipes()
         self._wake()
         for kind in STREAMS:
             self._readable(kind)  # most runs leave nobody behind: close at once
@@ -181,6 +194,7 @@ class Output:
             return
         if moved == 0:
             self._close_pipe(kind)
+            self._storage.close_pipe(_PIPE_NAMES[kind])
         else:
             self._wake()
 

@@ -73,6 +73,7 @@ class Process:
         last_exit: how the last run ended, None before that.
         wanted_end: what a client (or a limit) asked for: STOPPED, KILLED, or None.
         timed_out: whether a limit on its runtime ended it.
+        restarting: whether it waits for its next run.
     """
 
     spec: ProcessSpec
@@ -90,6 +91,7 @@ class Process:
     restart_count: int = 0
     wanted_end: Status | None = None
     timed_out: bool = False
+    restarting: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -125,7 +127,7 @@ class Process:
 
     def begin(self, child: Child, stdin: Stdin | None) -> None:
         """A run has begun."""
-        self.child, self.stdin = child, stdin
+        self.child, self.stdin, self.restarting = child, stdin, False
         self.started_at = time.time()
 
     def want_end(self, end: Status) -> None:
@@ -145,5 +147,5 @@ class Process:
     def restarts_after(self, exit_: Exit) -> bool:
         """Whether the policy says to run it again (spec/process.md 5.3)."""
         limit = self.spec.max_restarts
-        within = limit < 0 or self.restart_count < limit
+        within = limit < 0 or self.restart_count < limit or self.restarting
         return self.judge(exit_) is Status.FAILED and self.spec.restart_on_failure and within

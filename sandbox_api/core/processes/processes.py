@@ -8,16 +8,20 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import Identity
 from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
+from sandbox_api.core.processes.adoption import Adoptions
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
 from sandbox_api.core.processes.reaper import Reaper
+from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.registry import Registry
+from sandbox_api.core.processes.restore import restore_processes
 from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
 from sandbox_api.core.processes.stdin import stdin_pipe
 from sandbox_api.core.processes.storage import new_storage
@@ -46,6 +50,13 @@ class Limits:
     max_records: int = 10_000
 
 
+class Directories(NamedTuple):
+    """Private directories: of runs with their output, and of records."""
+
+    runs: Path
+    records: Path
+
+
 class Processes:
     """All processes of the daemon.
 
@@ -53,7 +64,7 @@ class Processes:
         environment: what children inherit; SHELL and SHELL_ARGS are read from it at each start.
         identity: the workload user, or None.
         resolver: for working directories.
-        directory: where runs are kept, or None for memory.
+        directories: where runs and their records are kept, or None for memory.
         limits: bounds.
         scale: counts the processes that keep the sandbox awake; None where nobody asks.
     """
@@ -63,19 +74,23 @@ class Processes:
         environment: Environment,
         identity: Identity | None,
         resolver: PathResolver,
-        directory: Path | None,
+        directories: Directories | None,
         limits: Limits = Limits(),
         scale: ScaleFile | None = None,
     ) -> None:
         self._environment = environment
         self._identity = identity
         self._resolver = resolver
-        self._directory = directory
+        self._directories = directories
         self._limits = limits
-        self._registry = Registry(limits.max_records)
+        self._records = Records(directories and directories.records)
+        self._registry = Registry(limits.max_records, self._forget)
         self._reaper = Reaper()
+        self._adoptions = Adoptions()
         self._scale = scale or ScaleFile("", counting=False)
-        self._supervision = Supervision(self._begin, self._scale, limits.stop_grace_s)
+        self._supervision = Supervision(
+            self._begin, self._records.save, self._scale, limits.stop_grace_s
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -85,14 +100,15 @@ class Processes:
         environment: Environment,
         identity: Identity | None,
         resolver: PathResolver,
-        directory: Path | None,
+        directories: Directories | None,
         limits: Limits = Limits(),
         scale: ScaleFile | None = None,
     ) -> AsyncIterator["Processes"]:
         """The process engine for as long as the context lasts; children outlive it."""
-        processes = cls(environment, identity, resolver, directory, limits, scale)
+        processes = cls(environment, identity, resolver, directories, limits, scale)
         try:
             await processes._scale.reset()
+            processes._restore()
             yield processes
         finally:
             processes.close()
@@ -102,6 +118,7 @@ class Processes:
         for task in self._tasks:
             task.cancel()
         self._reaper.close()
+        self._adoptions.close()
         for process in self._registry:
             process.output.close()
 
@@ -134,6 +151,7 @@ class Processes:
             process.output.discard()
             raise
         process.pid = process.child.pid
+        self._records.save(process)
         self._registry.add(process)
         self._run(self._supervision.follow(process))
         return process
@@ -171,6 +189,7 @@ class Processes:
             if not process.running:
                 raise NotFoundError(f"process with Identifier {identifier} is not running")
             process.want_end(Status.STOPPED)
+            self._records.save(process)
             await ending.terminate(process)
             self._run(ending.escalate(process, self._limits.stop_grace_s))
         await self.wait(process, STOP_ANSWER_S)
@@ -215,7 +234,7 @@ class Processes:
 
     def _new_output(self) -> Output:
         try:
-            return Output(new_storage(self._directory, self._identity))
+            return Output(new_storage(self._directories and self._directories.runs, self._identity))
         except OSError as exc:
             raise FailedError(
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
@@ -239,6 +258,26 @@ class Processes:
         with stdin_pipe(spec.stdin) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._reaper.watch(popen), stdin)
+
+    # -- remembering
+
+    def _restore(self) -> None:
+        """Take over what a daemon before this one left."""
+        if self._directories is None:
+            return
+        found = restore_processes(
+            self._records, self._adoptions, self._directories.runs, self._identity
+        )
+        for process in found:
+            self._registry.add(process)
+            if process.running:
+                self._run(self._supervision.follow(process))
+            if process.stopping:
+                self._run(ending.escalate(process, self._limits.stop_grace_s))
+
+    def _forget(self, process: Process) -> None:
+        self._records.forget(process)
+        process.output.discard()
 
     # -- below
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from resource import RUSAGE_SELF, getrusage, struct_rusage
 
-from sandbox_api.core.processes.tree import ProcessStat
+from sandbox_api.core.processes.tree import ProcessStat, read_stat
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +19,40 @@ class Exit:
     Attributes:
         code: its exit code, or -1 for a death by signal.
         signal: the signal's name (`SIGKILL`), or None.
-        cpu_s: processor time of it and the children it waited for, in seconds.
+        cpu_s: processor time of it and the children it waited for, in seconds; None where only
+            its parent could know.
         peak_rss_bytes: the largest resident set among them; None where it stayed below the
             daemon's own, which a child starts with and the kernel counts (getrusage(2)).
+        known: False when nobody can tell how it ended.
     """
 
     code: int
-    signal: str | None
-    cpu_s: float
-    peak_rss_bytes: int | None
+    signal: str | None = None
+    cpu_s: float | None = None
+    peak_rss_bytes: int | None = None
+    known: bool = True
 
 
 class Child:
-    """A child that was started and not yet reaped.
+    """The first process of a run.
 
-    While it is not reaped the kernel keeps its pid, so signals cannot hit a stranger.
+    Attributes:
+        pid: its number, and that of its session and process group.
+        start: when it began, in clock ticks since boot; with the pid it is unique.
+        exited: its end.
+        tree: what it had started when that was last looked at.
     """
 
-    def __init__(self, popen: "subprocess.Popen[bytes]", exited: "asyncio.Future[Exit]") -> None:
-        self.pid = popen.pid
+    def __init__(self, pid: int, start: int, exited: "asyncio.Future[Exit]") -> None:
+        self.pid = pid
+        self.start = start
         self.exited = exited
         self.tree: Sequence[ProcessStat] = ()
-        """What it had started when that was last looked at."""
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the child and its process group; nothing once it is reaped."""
-        if not self.exited.done():
+        """Send a signal to its process group; nothing once it has ended."""
+        stat = None if self.exited.done() else read_stat(self.pid)
+        if stat is not None and stat.start == self.start:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
@@ -67,7 +75,8 @@ class Reaper:
         else:
             self._pidfds.add(pidfd)
             self._loop.add_reader(pidfd, self._ended, pidfd, popen, exited)
-        return Child(popen, exited)
+        stat = read_stat(popen.pid)
+        return Child(popen.pid, stat.start if stat else 0, exited)
 
     def close(self) -> None:
         """Stop watching; the children live on."""
@@ -103,19 +112,23 @@ class Reaper:
         pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
         if pid == 0:
             return False
-        code = os.waitstatus_to_exitcode(status)
-        popen.returncode = code  # so that subprocess never waits for it by itself
+        popen.returncode = os.waitstatus_to_exitcode(
+            status
+        )  # so that subprocess never waits for it by itself
         if not exited.done():
-            exited.set_result(_exit(code, usage))
+            exited.set_result(exit_of(status, usage))
         return True
 
 
-def _exit(code: int, usage: struct_rusage) -> Exit:
+def exit_of(status: int, usage: struct_rusage | None = None) -> Exit:
+    """What a wait status means (wait(2))."""
+    code = os.waitstatus_to_exitcode(status)
     name = signal_name(-code) if code < 0 else None
-    cpu_s = usage.ru_utime + usage.ru_stime
+    if usage is None:
+        return Exit(max(code, -1), name)
     inherited = getrusage(RUSAGE_SELF).ru_maxrss
     peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > inherited else None
-    return Exit(max(code, -1), name, cpu_s, peak)
+    return Exit(max(code, -1), name, usage.ru_utime + usage.ru_stime, peak)
 
 
 def signal_name(number: int) -> str:

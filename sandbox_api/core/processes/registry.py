@@ -1,6 +1,6 @@
 """Which processes are remembered, and how an identifier finds one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sandbox_api.core.processes.process import Process
 
@@ -9,11 +9,13 @@ class Registry:
     """Processes in order of start, by pid text and by name.
 
     Args:
-        max_records: the oldest ended ones above this number are forgotten, logs included.
+        max_records: the oldest ended ones above this number are forgotten.
+        forget: told of each of those, to let go of what is kept of it.
     """
 
-    def __init__(self, max_records: int) -> None:
+    def __init__(self, max_records: int, forget: Callable[[Process], None]) -> None:
         self._max_records = max_records
+        self._tell_forgotten = forget
         self._all: dict[Process, None] = {}
         self._by_pid: dict[str, Process] = {}
         self._by_name: dict[str, Process] = {}
@@ -51,4 +53,4 @@ class Registry:
             del self._by_pid[str(process.pid)]
         if self._by_name.get(process.name) is process:
             del self._by_name[process.name]
-        process.output.discard()
+        self._tell_forgotten(process)

@@ -29,6 +29,9 @@ class PipeEnds(NamedTuple):
 class Storage(Protocol):
     """What a run needs from the place where it is kept."""
 
+    run: str
+    """The name of the run's directory; empty in memory."""
+
     max_bytes: int | None
     """The most that each stream may hold, where the place itself demands a bound."""
 
@@ -38,8 +41,14 @@ class Storage(Protocol):
     def open_file(self, name: str) -> int:
         """A descriptor of a file of the run, created when it is missing."""
 
-    def close_pipes(self) -> None:
-        """Nobody needs the pipes' names any more."""
+    def reopen_pipe(self, name: str) -> PipeEnds | None:
+        """The reading end of a pipe that an ended run left; None when it is gone."""
+
+    def extent(self, name: str) -> tuple[int, int]:
+        """The first byte of a file that is still there, and its size."""
+
+    def close_pipe(self, name: str) -> None:
+        """Nobody needs the pipe's name any more."""
 
     def remove(self) -> None:
         """Forget the run."""
@@ -57,8 +66,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, identity: Identity | None) -> None:
         self.path = path
+        self.run = path.name
         self._identity = identity
-        self._pipes: list[Path] = []
 
     @classmethod
     def create(cls, parent: Path, identity: Identity | None) -> "RunDirectory":
@@ -75,8 +84,8 @@ class RunDirectory:
         """Make a named pipe; the child's end is open for reading as well, so that it gets no
         SIGPIPE while no daemon is alive (fifo(7))."""
         path = self.path / name
-        os.mkfifo(path, 0o600)
-        self._pipes.append(path)
+        with suppress(FileExistsError):  # made by a daemon before this one
+            os.mkfifo(path, 0o600)
         write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -94,12 +103,30 @@ class RunDirectory:
             self.path.mkdir(mode=0o700, parents=True)
             return os.open(self.path / name, flags, 0o600)
 
-    def close_pipes(self) -> None:
-        """Remove the pipes' names."""
-        for path in self._pipes:
-            with suppress(FileNotFoundError):
-                path.unlink()
-        self._pipes.clear()
+    def reopen_pipe(self, name: str) -> PipeEnds | None:
+        """Open what children of the ended run may still write to."""
+        try:
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            return PipeEnds(os.open(self.path / name, flags), -1)
+        except OSError:
+            return None
+
+    def extent(self, name: str) -> tuple[int, int]:
+        """What lies before the first data was cut for space (lseek(2), SEEK_DATA)."""
+        try:
+            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return 0, 0
+        try:
+            size = os.fstat(fd).st_size
+            return first_data(fd), size
+        finally:
+            os.close(fd)
+
+    def close_pipe(self, name: str) -> None:
+        """Remove the pipe's name."""
+        with suppress(OSError):
+            (self.path / name).unlink()
 
     def remove(self) -> None:
         """Remove the directory and what is in it."""
@@ -113,6 +140,7 @@ class RunMemory:
     """A run kept in memory: unnamed pipes and memfd files."""
 
     max_bytes: int | None = MEMORY_LOG_BYTES
+    run = ""
 
     def __init__(self, identity: Identity | None) -> None:
         self._identity = identity
@@ -127,11 +155,27 @@ class RunMemory:
         """A file without a name in any file system (memfd_create(2))."""
         return os.memfd_create(name, os.MFD_CLOEXEC)
 
-    def close_pipes(self) -> None:
+    def reopen_pipe(self, name: str) -> PipeEnds | None:
+        """Nothing outlives the daemon."""
+        return None
+
+    def extent(self, name: str) -> tuple[int, int]:
+        """Nothing outlives the daemon."""
+        return 0, 0
+
+    def close_pipe(self, name: str) -> None:
         """Nothing has a name."""
 
     def remove(self) -> None:
         """Nothing outlives its descriptors."""
+
+
+def first_data(fd: int) -> int:
+    """The offset of a file's first data; 0 for an empty file or without holes."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:  # ENXIO: nothing but a hole, or nothing at all
+        return 0
 
 
 def _prepare(pipe: PipeEnds, identity: Identity | None) -> PipeEnds:

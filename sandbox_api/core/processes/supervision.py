@@ -18,6 +18,7 @@ class Supervision:
 
     Args:
         begin: begins the next run of a process.
+        save: told of each change that must outlive the daemon.
         scale: counts the processes that keep the sandbox awake.
         stop_grace_s: seconds between SIGTERM and SIGKILL.
     """
@@ -25,10 +26,12 @@ class Supervision:
     def __init__(
         self,
         begin: Callable[[Process], None],
+        save: Callable[[Process], None],
         scale: ScaleFile,
         stop_grace_s: float,
     ) -> None:
         self._begin = begin
+        self._save = save
         self._scale = scale
         self._stop_grace_s = stop_grace_s
 
@@ -59,6 +62,7 @@ class Supervision:
     async def _end_overdue(self, process: Process) -> None:
         process.timed_out = True
         process.want_end(Status.KILLED)
+        self._save(process)
         if process.spec.max_runtime_s == process.spec.run_limit_s:
             await ending.terminate(process)
             await ending.escalate(process, self._stop_grace_s)
@@ -67,16 +71,21 @@ class Supervision:
 
     async def _restart(self, process: Process, exit_: Exit) -> bool:
         """Run it again after a pause. A stop or kill during the pause cancels that."""
+        if not process.restarting:  # else a daemon before this one announced it
+            self._announce_restart(process, exit_)
+        return not await self._wanted_within(process, RESTART_PAUSE_S) and self._start_again(
+            process
+        )
+
+    def _announce_restart(self, process: Process, exit_: Exit) -> None:
         process.restart_count += 1
         limit = process.spec.max_restarts
         process.output.note(
             f"\n[Process failed with exit code {exit_.code}. Attempting restart "
             f"{process.restart_count}/{'unlimited' if limit < 0 else limit}...]\n".encode()
         )
-        process.last_exit = exit_
-        return not await self._wanted_within(process, RESTART_PAUSE_S) and self._start_again(
-            process
-        )
+        process.last_exit, process.restarting = exit_, True
+        self._save(process)
 
     async def _wanted_within(self, process: Process, pause_s: float) -> bool:
         try:
@@ -92,11 +101,13 @@ class Supervision:
         except FailedError as exc:
             process.output.note(f"\n[Failed to restart process: {exc.message}]\n".encode())
             return False
+        self._save(process)
         return True
 
     def _finish(self, process: Process, exit_: Exit) -> None:
         process.output.finish()
         process.status = process.judge(exit_)
         process.last_exit = exit_
-        process.completed_at = time.time()
+        process.completed_at, process.restarting = time.time(), False
+        self._save(process)
         process.ended.set()

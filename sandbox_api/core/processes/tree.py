@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 _STAT_PPID, _STAT_GROUP, _STAT_SESSION, _STAT_START = 1, 2, 3, 19  # after the command's name
+_STAT_EXIT = 49
 _DEAD = frozenset("ZX")
 WITHOUT_PIDFD_S = 0.01
 
@@ -28,19 +29,20 @@ class ProcessStat(NamedTuple):
     session: int
     start: int
 
+    @property
+    def dead(self) -> bool:
+        """Whether it only waits for its parent to ask how it ended."""
+        return self.state in _DEAD
+
 
 def read_stat(pid: int) -> ProcessStat | None:
     """One process, or None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read().decode("utf-8", "replace")
-    except OSError:
+    if (found := _read_fields(pid)) is None:
         return None
-    head, _, tail = line.rpartition(")")
-    fields = tail.split()
+    name, fields = found
     return ProcessStat(
         pid,
-        head.partition("(")[2],
+        name,
         fields[0],
         int(fields[_STAT_PPID]),
         int(fields[_STAT_GROUP]),
@@ -49,10 +51,38 @@ def read_stat(pid: int) -> ProcessStat | None:
     )
 
 
+def read_exit_status(pid: int, start: int) -> int | None:
+    """The wait status that a zombie leaves for its parent (proc(5), field 52).
+
+    Returns:
+        None when it is no zombie of ours to see: of a stranger's the kernel shows 0.
+    """
+    found = _read_fields(pid)
+    if found is None or int(found[1][_STAT_START]) != start or found[1][0] not in _DEAD:
+        return None
+    try:
+        ours = os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:
+        return None
+    status = int(found[1][_STAT_EXIT])
+    return status if ours or status else None
+
+
+def _read_fields(pid: int) -> tuple[str, list[str]] | None:
+    """The command's name, which may hold anything, and the fields after it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    head, _, tail = line.rpartition(")")
+    return head.partition("(")[2], tail.split()
+
+
 def all_stats() -> list[ProcessStat]:
     """Every process that /proc shows and that is not dead."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    return [stat for pid in pids if (stat := read_stat(pid)) and stat.state not in _DEAD]
+    return [stat for pid in pids if (stat := read_stat(pid)) and not stat.dead]
 
 
 def find_tree(

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.paths import PathResolver
-from sandbox_api.core.processes import Limits, Process, Processes, ProcessSpec
+from sandbox_api.core.processes import Directories, Limits, Process, Processes, ProcessSpec
 from sandbox_api.core.processes.cursor import Cursor, Piece
 from sandbox_api.core.processes.journal import Kind, Position
 from sandbox_api.core.processes.logfile import pending_bytes
@@ -55,7 +55,8 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
             **limits: float,
         ) -> Engine:
             runs = directory or tmp_path / "runs"
-            runs.mkdir(exist_ok=True)
+            records = runs / "records"
+            records.mkdir(parents=True, exist_ok=True)
             environment = Environment({**ENVIRONMENT, **(variables or {})})
             resolver = PathResolver(str(tmp_path), str(tmp_path))
             processes = await stack.enter_async_context(
@@ -63,7 +64,7 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
                     environment,
                     None,
                     resolver,
-                    None if memory else runs,
+                    None if memory else Directories(runs, records),
                     limits=Limits(**limits),  # type: ignore[arg-type]
                 )
             )

@@ -1,0 +1,87 @@
+"""Finding again what a daemon before this one left: processes, logs and pipes (design.md 4)."""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from sandbox_api.core.identity import Identity
+from sandbox_api.core.processes.adoption import UNKNOWN_EXIT, Adoptions
+from sandbox_api.core.processes.output import Output
+from sandbox_api.core.processes.process import Process
+from sandbox_api.core.processes.reaper import Child
+from sandbox_api.core.processes.records import Record, Records
+from sandbox_api.core.processes.storage import RunDirectory
+
+log = logging.getLogger(__name__)
+
+_RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
+
+
+def restore_processes(
+    records: Records, adoptions: Adoptions, directory: Path, identity: Identity | None
+) -> Iterator[Process]:
+    """Every process that was saved, oldest first; then what no record names is removed.
+
+    A process that still lives is watched again; of one that ended meanwhile, the end is known where
+    the kernel tells it.
+
+    Args:
+        records: where they were saved.
+        adoptions: watches those that live.
+        directory: where their runs are kept.
+        identity: the workload user, for pipes that have to be made anew.
+    """
+    known = set()
+    for record in records.load():
+        known.add(record.run)
+        storage = RunDirectory(directory / record.run, identity)
+        try:
+            output = Output(storage, restored=True, end=record.end)
+        except OSError as exc:
+            log.warning("the output of process %s is lost: %s", record.name, exc)
+            continue
+        yield _process(record, output, _child(record, records, adoptions))
+    _remove_unknown(directory, known)
+
+
+def _process(record: Record, output: Output, child: Child) -> Process:
+    process = Process(
+        spec=record.spec,
+        name=record.name,
+        working_dir=record.working_dir,
+        directory=record.directory,
+        output=output,
+        pid=record.pid,
+        started_at=record.started_at,
+        completed_at=record.completed_at,
+        status=record.status,
+        last_exit=record.last_exit,
+        restart_count=record.restart_count,
+        wanted_end=record.wanted_end,
+        timed_out=record.timed_out,
+        restarting=record.restarting,
+    )
+    process.child = child
+    if process.wanted_end is not None:
+        process.wanted.set()
+    if not process.running:
+        process.ended.set()
+    return process
+
+
+def _child(record: Record, records: Records, adoptions: Adoptions) -> Child:
+    pid, start = record.child_pid, record.child_start
+    if record.end is not None or record.restarting:
+        return adoptions.ended(pid, start, record.last_exit or UNKNOWN_EXIT)
+    if not records.same_boot(record):
+        return adoptions.ended(pid, start, UNKNOWN_EXIT)
+    return adoptions.adopt(pid, start)
+
+
+def _remove_unknown(directory: Path, known: set[str]) -> None:
+    """Runs that a crash left without a record. What is not ours in the directory stays."""
+    for path in directory.iterdir():
+        if path.name not in known and _RUN_NAME.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""What tests of files over HTTP share."""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiohttp.test_utils import TestClient
+from yarl import URL
+
+Client = TestClient  # type: ignore[type-arg]
+AppClient = Callable[..., Awaitable[Client]]
+
+
+class Answer(SimpleNamespace):
+    """What came back: `status`, `headers`, `body`."""
+
+    def json(self) -> dict[str, object]:
+        return json.loads(self.body)  # type: ignore[no-any-return]
+
+    @property
+    def error(self) -> object:
+        return self.json()["error"]
+
+
+Call = Callable[..., Awaitable[Answer]]
+
+
+@pytest.fixture
+async def work(tmp_path: Path) -> Path:
+    """The daemon's working directory."""
+    return tmp_path / "work"
+
+
+@pytest.fixture
+async def call(app_client: AppClient) -> Call:
+    """`await call("GET", "src/a%20b?x=1")`: the target stands after `/filesystem/` as it is."""
+    client = await app_client()
+
+    async def send(method: str, target: str, **options: object) -> Answer:
+        url = URL(f"/filesystem/{target}", encoded=True)
+        async with client.request(method, url, **options) as reply:  # type: ignore[arg-type]
+            return Answer(status=reply.status, headers=reply.headers, body=await reply.read())
+
+    return send
