@@ -143,10 +143,11 @@ def test_g31_the_stream_of_a_live_process_is_cut(start_daemon: StartDaemon) -> N
         stream = connection.getresponse()
         assert stream.readline() == b"stdout:up\n"
         daemon.process.terminate()
-        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+        with stream, pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
             stream.read()
         assert daemon.process.wait(5) == 0
     finally:
+        connection.close()
         os.kill(pid, signal.SIGKILL)  # raises where it did not live on
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.core.state import open_state, runs_directory, state_candidates
+from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 
 
 @pytest.fixture
@@ -106,10 +106,19 @@ def test_candidates_are_those_of_the_documentation() -> None:
     assert len(state_candidates("", "", "", "/var/tmp")) == 2
 
 
-def test_runs_are_kept_below_or_where_the_log_directory_says(tmp_path: Path) -> None:
-    """SANDBOX_LOG_DIR is used as given; without state there is no place at all."""
-    assert runs_directory(None, str(tmp_path / "logs")) is None
-    assert runs_directory(tmp_path, "") == tmp_path / "runs"
-    assert runs_directory(tmp_path, str(tmp_path / "logs")) == tmp_path / "logs"
+def test_a_directory_below_or_where_a_setting_says(tmp_path: Path) -> None:
+    """SANDBOX_LOG_DIR is used as given, by one daemon at a time; without state there is no place."""
+    with open_subdirectory(None, "runs", str(tmp_path / "logs")) as directory:
+        assert directory is None
+    with open_subdirectory(tmp_path, "runs") as directory:
+        assert directory == tmp_path / "runs"
+        assert mode(tmp_path / "runs") == 0o700
+    with (
+        open_subdirectory(tmp_path, "runs", str(tmp_path / "logs")) as directory,
+        open_subdirectory(tmp_path, "runs", str(tmp_path / "logs")) as second,
+    ):
+        assert directory == tmp_path / "logs"
+        assert second is None
     (tmp_path / "file").write_text("in the way")
-    assert runs_directory(tmp_path, str(tmp_path / "file" / "logs")) is None
+    with open_subdirectory(tmp_path, "runs", str(tmp_path / "file" / "logs")) as directory:
+        assert directory is None

@@ -67,6 +67,7 @@ class Reaper:
 
     def watch(self, popen: "subprocess.Popen[bytes]") -> Child:
         """Take a child over."""
+        popen.returncode = 0  # from here on only we wait for it, subprocess never
         exited: asyncio.Future[Exit] = self._loop.create_future()
         try:
             pidfd = os.pidfd_open(popen.pid)
@@ -112,9 +113,6 @@ class Reaper:
         pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
         if pid == 0:
             return False
-        popen.returncode = os.waitstatus_to_exitcode(
-            status
-        )  # so that subprocess never waits for it by itself
         if not exited.done():
             exited.set_result(exit_of(status, usage))
         return True

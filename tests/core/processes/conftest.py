@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.core.environment import Environment
+from sandbox_api.core.identity import Identity
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Process, Processes, ProcessSpec
 from sandbox_api.core.processes.cursor import Cursor, Piece
@@ -27,6 +28,7 @@ class Engine:
     def __init__(self, processes: Processes, directory: Path) -> None:
         self.processes = processes
         self.directory = directory
+        self.records = directory.parent / "records"
 
     async def start(self, command: str, **spec: object) -> Process:
         """Start a command and do not wait."""
@@ -52,17 +54,19 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
             variables: dict[str, str] | None = None,
             directory: Path | None = None,
             memory: bool = False,
+            identity: Identity | None = None,
             **limits: float,
         ) -> Engine:
             runs = directory or tmp_path / "runs"
-            records = runs / "records"
-            records.mkdir(parents=True, exist_ok=True)
+            records = runs.parent / "records"
+            runs.mkdir(exist_ok=True)
+            records.mkdir(exist_ok=True)
             environment = Environment({**ENVIRONMENT, **(variables or {})})
             resolver = PathResolver(str(tmp_path), str(tmp_path))
             processes = await stack.enter_async_context(
                 Processes.open(
                     environment,
-                    None,
+                    identity,
                     resolver,
                     None if memory else Directories(runs, records),
                     limits=Limits(**limits),  # type: ignore[arg-type]
