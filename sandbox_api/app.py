@@ -16,10 +16,13 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
 from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
-from sandbox_api.core.processes import Directories, Processes
+from sandbox_api.core.processes import Directories, Limits, Processes
+from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 from sandbox_api.settings import Settings
+
+DAY_S = 24 * 3600.0
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -93,12 +96,22 @@ def _add_processes(
         ):
             directories = Directories(runs, records) if runs and records else None
             async with Processes.open(
-                environment, identity, resolver, directories, scale=scale
+                environment, identity, resolver, directories, _limits(settings), scale
             ) as owner:
                 app[wire.PROCESSES] = owner
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        stop_grace_s=settings.stop_grace_s,
+        max_records=settings.max_records,
+        max_record_age_s=settings.max_record_days * DAY_S,
+        max_log_bytes=budget_bytes(settings.max_log_bytes_total, settings.max_log_percent),
+        keep_running_bytes=settings.max_log_file_bytes or KEEP_RUNNING_BYTES,
+    )
 
 
 def _add_startup_command(

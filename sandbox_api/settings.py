@@ -54,6 +54,12 @@ class Settings:
     state_dir: str = ""
     log_dir: str = ""
     records_dir: str = ""
+    stop_grace_s: int = 10
+    max_records: int = 10_000
+    max_record_days: int = 7
+    max_log_bytes_total: int = 0
+    max_log_percent: int = 10
+    max_log_file_bytes: int = 0
     max_log_tail_bytes: int = 64 * 1024
     max_log_reply_bytes: int = 4 * MIB
     keep_alive_disabled: bool = False
@@ -180,6 +186,12 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "max_log_tail_bytes": read.size(
             "SANDBOX_MAX_IN_MEMORY_LOG_BYTES", Settings.max_log_tail_bytes
         ),
+        "stop_grace_s": read.size("SANDBOX_STOP_GRACE_SECONDS", Settings.stop_grace_s),
+        "max_records": read.size("SANDBOX_MAX_PROCESS_RECORDS", Settings.max_records),
+        "max_record_days": read.size("SANDBOX_PROCESS_RECORD_DAYS", Settings.max_record_days),
+        "max_log_bytes_total": read.size("SANDBOX_MAX_LOG_BYTES_TOTAL", 0),
+        "max_log_percent": read.percent("SANDBOX_MAX_LOG_PERCENT", Settings.max_log_percent),
+        "max_log_file_bytes": read.size("SANDBOX_MAX_LOG_FILE_BYTES", 0),
         "max_log_reply_bytes": read.size(
             "SANDBOX_MAX_LOGS_RESPONSE_BYTES", Settings.max_log_reply_bytes
         ),
@@ -279,3 +291,9 @@ class _Reader:
         if not (value.isascii() and value.isdigit()):
             raise InvalidError(f"{name}={value}: must be a whole number of at least 0")
         return int(value)
+
+    def percent(self, name: str, default: int) -> int:
+        value = self.size(name, default)
+        if not 1 <= value <= 100:  # noqa: PLR2004 - per cent
+            raise InvalidError(f"{name}={value}: must be from 1 to 100")
+        return value

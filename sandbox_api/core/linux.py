@@ -7,6 +7,7 @@ Works the same in pip installs and in the static file, whose table serves the sa
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -109,6 +110,16 @@ def erase_environment(name: bytes) -> None:
         if entry.startswith(name + b"="):
             ctypes.memset(start + offset, 0, len(entry))
         offset += len(entry) + 1
+
+
+def first_data(fd: int) -> int:
+    """The offset of a file's first data: 0 without a hole, its size where all is one hole."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            return 0
+        return os.fstat(fd).st_size
 
 
 def pidfd_exit_status(pidfd: int) -> int | None:

@@ -107,7 +107,7 @@ def test_candidates_are_those_of_the_documentation() -> None:
 
 
 def test_a_directory_below_or_where_a_setting_says(tmp_path: Path) -> None:
-    """SANDBOX_LOG_DIR is used as given, by one daemon at a time; without state there is no place."""
+    """SANDBOX_LOG_DIR is used as given, by one daemon at a time; nothing without a state."""
     with open_subdirectory(None, "runs", str(tmp_path / "logs")) as directory:
         assert directory is None
     with open_subdirectory(tmp_path, "runs") as directory:

@@ -7,7 +7,7 @@ from sandbox_api.core.processes.journal import Journal, Kind, Mark, Position
 from sandbox_api.core.processes.output import STREAMS, Output
 
 READ_BYTES = 256 * 1024
-READ_PIECES = 2048
+READ_PIECES = 512
 
 
 class Piece(NamedTuple):

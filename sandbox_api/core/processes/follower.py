@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 
 from sandbox_api.core.processes.cursor import READ_BYTES, Cursor, Piece, Place
 from sandbox_api.core.processes.journal import Position
-from sandbox_api.core.processes.output import Output
+from sandbox_api.core.processes.output import Output, Reading
 
 S = TypeVar("S")
 Frame = Callable[[Sequence[Piece], S], tuple[bytes, S]]
@@ -36,9 +36,11 @@ class Follower(Generic[S]):
         self._limit = output.position if output.end is not None else None
         self._open = ExitStack()
         self._ended = False
+        self._reading = Reading()
 
     def __enter__(self) -> "Follower[S]":
-        self._open.enter_context(self._output.reading())
+        self._reading = self._open.enter_context(self._output.reading())
+        self._output.moved(self._reading, self._cursor.place.position)
         return self
 
     def __exit__(
@@ -80,6 +82,7 @@ class Follower(Generic[S]):
             pieces = cursor.read(READ_BYTES, self._stop())
             output.shared = key, (*self._frame(pieces, self._left), cursor.place)
         framed, self._left, cursor.place = cast("tuple[bytes, S, Place]", output.shared[1])
+        output.moved(self._reading, cursor.place.position)
         return framed
 
     def _stop(self) -> Position | None:

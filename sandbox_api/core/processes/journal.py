@@ -79,7 +79,7 @@ class Journal:
         """Go on with a file that may hold marks already; its head may have been cut."""
         journal = cls(fd, os.fstat(fd).st_size // MARK.size)
         if journal.count:
-            journal.first = -(-os.lseek(fd, 0, os.SEEK_DATA) // MARK.size)
+            journal.first = -(-linux.first_data(fd) // MARK.size)
         return journal
 
     @property
@@ -122,25 +122,23 @@ class Journal:
             del self._held[0]
 
     def _store(self, mark: Mark) -> Mark:
-        packed = MARK.pack(*mark.position, mark.time_ns << 2 | mark.kind)
-        if os.pwrite(self._fd, packed, self._stored * MARK.size) < MARK.size:
+        if os.pwrite(self._fd, _pack(mark), self._stored * MARK.size) < MARK.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._stored += 1
         return mark
 
     def read(self, index: int, most: int = BLOCK_MARKS) -> Sequence[Mark]:
         """Up to `most` marks from number `index` on."""
-        most = min(most, self.count - index)
-        if most <= 0:
-            return ()
+        return unpack_marks(self.read_packed(index, most))
+
+    def read_packed(self, index: int, most: int) -> bytes:
+        """As `read`, for `unpack_marks` to do the work elsewhere."""
         stored = max(min(most, self._stored - index), 0)
         data = os.pread(self._fd, stored * MARK.size, index * MARK.size)
-        whole = len(data) - len(data) % MARK.size
-        marks = [_unpack(*fields) for fields in MARK.iter_unpack(data[:whole])]
-        if most > stored:
-            begin = index + stored - self._stored
-            marks += self._held[begin : begin + most - stored]
-        return marks
+        if stored == most or not self._held:
+            return data
+        begin = index + stored - self._stored
+        return data + b"".join(map(_pack, self._held[begin : begin + most - stored]))
 
     def find(self, order: int) -> int:
         """The number of the last mark at or before a place in the order; the first if none is."""
@@ -172,6 +170,16 @@ class Journal:
     def close(self) -> None:
         """Let the file go."""
         os.close(self._fd)
+
+
+def unpack_marks(packed: bytes) -> list[Mark]:
+    """What `Journal.read_packed` returns, as marks."""
+    whole = len(packed) - len(packed) % MARK.size
+    return [_unpack(*fields) for fields in MARK.iter_unpack(packed[:whole])]
+
+
+def _pack(mark: Mark) -> bytes:
+    return MARK.pack(*mark.position, mark.time_ns << 2 | mark.kind)
 
 
 def _unpack(stdout: int, stderr: int, packed: int) -> Mark:

@@ -11,8 +11,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
+from sandbox_api.core.processes.budget import Budget
 from sandbox_api.core.processes.journal import Journal, Kind, Position
 from sandbox_api.core.processes.logfile import LogFile, has_ended, pending_bytes
 from sandbox_api.core.processes.storage import PipeEnds, Storage
@@ -21,10 +23,25 @@ log = logging.getLogger(__name__)
 
 MOVE_BYTES = 1 << 20
 RETRY_S = 1.0
+STALLED_S = 10.0
 MEMORY_MARKS = 1 << 15
 STREAMS = (Kind.STDOUT, Kind.STDERR)
 _PIPE_NAMES = ("stdout.pipe", "stderr.pipe")
 _LOG_NAMES = ("stdout.log", "stderr.log")
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """Somebody who reads.
+
+    Attributes:
+        position: how far a follower has come; None for who reads all at once.
+        behind_since: loop time since which there is more for it that it did not ask for; None when
+            it has all.
+    """
+
+    position: Position | None = None
+    behind_since: float | None = None
 
 
 class Output:
@@ -32,6 +49,7 @@ class Output:
 
     Args:
         storage: where they are kept.
+        budget: bounds all output together; None where nothing does.
         restored: whether they are there already, from a daemon before this one.
         end: where the output of a restored run ended; None for one that still runs.
 
@@ -40,16 +58,23 @@ class Output:
     """
 
     def __init__(
-        self, storage: Storage, *, restored: bool = False, end: Position | None = None
+        self,
+        storage: Storage,
+        budget: Budget | None = None,
+        *,
+        restored: bool = False,
+        end: Position | None = None,
     ) -> None:
         self._storage = storage
+        self._budget = budget
+        self._counted = 0
         self._loop = asyncio.get_running_loop()
         self._pipes: list[PipeEnds | None] = []
         self._journal: Journal | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._retries: dict[Kind, asyncio.TimerHandle] = {}
         self._refused = False
-        self._readers = 0
+        self._readings: set[Reading] = set()
         self.end = end
         """Where the output ended with the run; None while it runs."""
         self.shared: tuple[object, object] | None = None
@@ -70,6 +95,14 @@ class Output:
             raise
         for kind in STREAMS:
             self._listen(kind)
+        if budget is not None:
+            self._counted = self.kept_bytes
+            budget.add(self)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of both streams."""
+        return sum(log_file.size - log_file.start for log_file in self.logs)
 
     @property
     def run(self) -> str:
@@ -97,16 +130,44 @@ class Output:
         return self._journal
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[Reading]:
         """While somebody reads; afterwards the files of an ended run are closed again."""
-        self._readers += 1
+        reading = Reading()
+        self._readings.add(reading)
         try:
-            yield
+            yield reading
         finally:
-            self._readers -= 1
-            if not self._readers:
+            self._readings.discard(reading)
+            if not self._readings:
                 self.shared = None
             self._release()
+
+    def moved(self, reading: Reading, position: Position) -> None:
+        """A follower has come to a place."""
+        reading.position = position
+        reading.behind_since = None if position == self.position else self._loop.time()
+
+    def cut_to(self, keep_bytes: int, *, spare_followers: bool) -> None:
+        """Release the head, so that about `keep_bytes` of both streams remain.
+
+        Args:
+            keep_bytes: how much stays.
+            spare_followers: keep as well what a follower has not read, if it moved in the last
+                10 s.
+        """
+        if self.kept_bytes <= keep_bytes:
+            return
+        until = self._place(self.position.order - keep_bytes)
+        if spare_followers:
+            now = self._loop.time()
+            for reading in self._readings:
+                until = _before(until, reading, now)
+        with suppress(OSError):  # no holes on this file system, or no journal: it stays
+            for kind in STREAMS:
+                self.logs[kind].cut(until[kind])
+            self.journal.forget(until.order)
+        self._count()
+        self._release()
 
     def note(self, text: bytes) -> None:
         """Add a line of ours to stdout, where the program's output stands now; none on a full
@@ -116,6 +177,7 @@ class Output:
         except OSError:
             return
         self.logs[Kind.STDOUT].append(text)
+        self._count()
         self._wake()
 
     def finish(self) -> None:
@@ -172,6 +234,8 @@ class Output:
 
     def discard(self) -> None:
         """Let all descriptors go and forget what was kept."""
+        if self._budget is not None:
+            self._budget.remove(self)
         self.close()
         self._storage.remove()
 
@@ -220,6 +284,7 @@ class Output:
         moved = self.logs[kind].take(read_fd, most)
         if self._storage.max_bytes is not None:
             self.journal.keep(MEMORY_MARKS)
+        self._count()
         return moved
 
     def _retry_later(self, kind: Kind, read_fd: int, reason: OSError) -> None:
@@ -227,6 +292,8 @@ class Output:
         if not self._refused:
             self._refused = True
             log.warning("output cannot be stored, its program waits: %s", reason)
+        if self._budget is not None:
+            self._budget.relieve()
         self._loop.remove_reader(read_fd)
         self._retries[kind] = self._loop.call_later(RETRY_S, self._listen, kind)
 
@@ -248,6 +315,7 @@ class Output:
         with suppress(OSError):  # without a journal the bytes stay in the pipe and come late
             self.journal.hold(self.position, kind, time.time_ns())
             self.logs[kind].hold(read_fd, most)
+            self._count()
 
     def _close_pipe(self, kind: Kind) -> None:
         pipe, self._pipes[kind] = self._pipes[kind], None
@@ -259,7 +327,7 @@ class Output:
 
     def _release(self) -> None:
         """Hold no descriptor for a run that has ended, is written by nobody and read by nobody."""
-        if self._readers or self.end is None or any(self._pipes):
+        if self._readings or self.end is None or any(self._pipes):
             return
         for log in self.logs:
             log.release()
@@ -269,11 +337,36 @@ class Output:
             self._journal.close()
             self._journal = None
 
+    def _place(self, order: int) -> Position:
+        """The place in the output with so many bytes of both streams before it."""
+        if order >= self.position.order:
+            return self.position
+        mark = self.journal.read(self.journal.find(order), 1)[0]
+        return mark.position.advance(mark.kind, max(order - mark.position.order, 0))
+
+    def _count(self) -> None:
+        """Tell the budget how much more, or less, is kept."""
+        count, self._counted = self.kept_bytes - self._counted, self.kept_bytes
+        if self._budget is not None and count:
+            self._budget.changed(count)
+
     def _wake(self) -> None:
+        now = self._loop.time()
+        for reading in self._readings:
+            if reading.behind_since is None:
+                reading.behind_since = now
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def _before(until: Position, reading: Reading, now: float) -> Position:
+    """Where a cut must stop for a follower that is slow but moves."""
+    place, since = reading.position, reading.behind_since
+    if place is None or (since is not None and now - since > STALLED_S):
+        return until
+    return Position(min(until.stdout, place.stdout), min(until.stderr, place.stderr))
 
 
 def _close(fd: int) -> None:

@@ -16,6 +16,12 @@ from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
 from sandbox_api.core.processes.adoption import Adoptions
+from sandbox_api.core.processes.budget import (
+    FALLBACK_BYTES,
+    KEEP_RUNNING_BYTES,
+    MEMORY_BYTES,
+    Budget,
+)
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
 from sandbox_api.core.processes.reaper import Reaper
@@ -44,10 +50,16 @@ class Limits:
     Attributes:
         stop_grace_s: seconds between a stop's SIGTERM and its SIGKILL.
         max_records: processes that are remembered; the oldest ended ones go first.
+        max_record_age_s: how long an ended process is remembered, in seconds.
+        max_log_bytes: output of all runs together; less where it is kept in memory.
+        keep_running_bytes: what a running run keeps of it even when it is too much.
     """
 
     stop_grace_s: float = 10.0
     max_records: int = 10_000
+    max_record_age_s: float = 7 * 24 * 3600.0
+    max_log_bytes: int = FALLBACK_BYTES
+    keep_running_bytes: int = KEEP_RUNNING_BYTES
 
 
 class Directories(NamedTuple):
@@ -84,7 +96,11 @@ class Processes:
         self._directories = directories
         self._limits = limits
         self._records = Records(directories and directories.records)
-        self._registry = Registry(limits.max_records, self._forget)
+        self._registry = Registry(limits.max_records, limits.max_record_age_s, self._forget)
+        max_bytes = limits.max_log_bytes
+        self._budget = Budget(
+            max_bytes if directories else min(max_bytes, MEMORY_BYTES), limits.keep_running_bytes
+        )
         self._reaper = Reaper()
         self._adoptions = Adoptions()
         self._scale = scale or ScaleFile("", counting=False)
@@ -234,7 +250,8 @@ class Processes:
 
     def _new_output(self) -> Output:
         try:
-            return Output(new_storage(self._directories and self._directories.runs, self._identity))
+            storage = new_storage(self._directories and self._directories.runs, self._identity)
+            return Output(storage, self._budget)
         except OSError as exc:
             raise FailedError(
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
@@ -266,7 +283,7 @@ class Processes:
         if self._directories is None:
             return
         found = restore_processes(
-            self._records, self._adoptions, self._directories.runs, self._identity
+            self._records, self._adoptions, self._directories.runs, self._identity, self._budget
         )
         for process in found:
             self._registry.add(process)

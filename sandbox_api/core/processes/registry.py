@@ -1,5 +1,6 @@
 """Which processes are remembered, and how an identifier finds one."""
 
+import time
 from collections.abc import Callable, Iterator
 
 from sandbox_api.core.processes.process import Process
@@ -10,11 +11,15 @@ class Registry:
 
     Args:
         max_records: the oldest ended ones above this number are forgotten.
+        max_age_s: ended ones are forgotten after so many seconds, when another starts.
         forget: told of each of those, to let go of what is kept of it.
     """
 
-    def __init__(self, max_records: int, forget: Callable[[Process], None]) -> None:
+    def __init__(
+        self, max_records: int, max_age_s: float, forget: Callable[[Process], None]
+    ) -> None:
         self._max_records = max_records
+        self._max_age_s = max_age_s
         self._tell_forgotten = forget
         self._all: dict[Process, None] = {}
         self._by_pid: dict[str, Process] = {}
@@ -39,13 +44,18 @@ class Registry:
         return self._by_name.get(name)
 
     def _trim(self) -> None:
+        for process in list(self._surplus()):
+            self._forget(process)
+
+    def _surplus(self) -> Iterator[Process]:
+        oldest = time.time() - self._max_age_s
         excess = len(self._all) - self._max_records
-        if excess <= 0:
-            return
-        ended = (process for process in self._all if not process.running)
-        for process in [next(ended, None) for _ in range(excess)]:
-            if process is not None:
-                self._forget(process)
+        for process in self._all:
+            if excess <= 0 and process.started_at > oldest:
+                return  # what comes after began later
+            if process.completed_at is not None and (excess > 0 or process.completed_at < oldest):
+                excess -= 1
+                yield process
 
     def _forget(self, process: Process) -> None:
         del self._all[process]

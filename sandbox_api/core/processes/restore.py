@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandbox_api.core.identity import Identity
 from sandbox_api.core.processes.adoption import UNKNOWN_EXIT, Adoptions
+from sandbox_api.core.processes.budget import Budget
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process
 from sandbox_api.core.processes.reaper import Child
@@ -20,7 +21,11 @@ _RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
 
 
 def restore_processes(
-    records: Records, adoptions: Adoptions, directory: Path, identity: Identity | None
+    records: Records,
+    adoptions: Adoptions,
+    directory: Path,
+    identity: Identity | None,
+    budget: Budget,
 ) -> Iterator[Process]:
     """Every process that was saved, oldest first; then what no record names is removed.
 
@@ -32,13 +37,14 @@ def restore_processes(
         adoptions: watches those that live.
         directory: where their runs are kept.
         identity: the workload user, for pipes that have to be made anew.
+        budget: bounds all output together.
     """
     known = set()
     for record in records.load():
         known.add(record.run)
         storage = RunDirectory(directory / record.run, identity)
         try:
-            output = Output(storage, restored=True, end=record.end)
+            output = Output(storage, budget, restored=True, end=record.end)
         except OSError as exc:
             log.warning("the output of process %s is lost: %s", record.name, exc)
             continue

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sandbox_api.core.identity import Identity
-from sandbox_api.core.linux import F_SETPIPE_SZ
+from sandbox_api.core.linux import F_SETPIPE_SZ, first_data
 
 PIPE_BYTES = 1 << 20
 MEMORY_LOG_BYTES = 1 << 20
@@ -168,14 +168,6 @@ class RunMemory:
 
     def remove(self) -> None:
         """Nothing outlives its descriptors."""
-
-
-def first_data(fd: int) -> int:
-    """The offset of a file's first data; 0 for an empty file or without holes."""
-    try:
-        return os.lseek(fd, 0, os.SEEK_DATA)
-    except OSError:  # ENXIO: nothing but a hole, or nothing at all
-        return 0
 
 
 def _prepare(pipe: PipeEnds, identity: Identity | None) -> PipeEnds:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.processes import ending
@@ -109,5 +110,6 @@ class Supervision:
         process.status = process.judge(exit_)
         process.last_exit = exit_
         process.completed_at, process.restarting = time.time(), False
+        process.spec = replace(process.spec, env={})  # it may hold secrets, and no run needs it now
         self._save(process)
         process.ended.set()

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-from sandbox_api.core.processes.journal import Journal, Kind, Mark, Position
+from sandbox_api.core.processes.journal import Journal, Kind, Mark, Position, unpack_marks
 from sandbox_api.core.processes.output import STREAMS, Output
 
 MARKER = b"[... truncated, see the process log file for the full output ...]\n"
@@ -41,8 +42,8 @@ async def read_tail(output: Output, max_bytes: int) -> OutputText:
         return OutputText()
     with output.reading():
         tails = [_read(output, kind, end[kind], max_bytes) for kind in STREAMS]
-        marks = _marks(output.journal, tails) if all(tail.data for tail in tails) else ()
-    if sum(len(tail.data) for tail in tails) <= INLINE_BYTES:
+        marks = _marks(output.journal, tails, end) if all(tail.data for tail in tails) else b""
+    if sum(len(tail.data) for tail in tails) + len(marks) <= INLINE_BYTES:
         return _text(tails, marks, end)
     return await asyncio.to_thread(_text, tails, marks, end)
 
@@ -56,24 +57,30 @@ def _read(output: Output, kind: Kind, end: int, max_bytes: int) -> _Tail:
     return _Tail(begin, data)
 
 
-def _marks(journal: Journal, tails: Sequence[_Tail]) -> Sequence[Mark]:
-    """The marks from the earlier begin of both tails on."""
-    number = min(journal.find_stream(kind, tails[kind].begin) for kind in STREAMS)
-    return journal.read(number, journal.count)
+def _marks(journal: Journal, tails: Sequence[_Tail], end: Position) -> bytes:
+    """The marks between which both tails have bytes, packed; around them only one has any."""
+    first = max(journal.find_stream(kind, tails[kind].begin) for kind in STREAMS)
+    last = min(journal.find_stream(kind, end[kind] - 1) for kind in STREAMS) + 1
+    return journal.read_packed(first, max(last - first, 0) + 1)
 
 
-def _text(tails: Sequence[_Tail], marks: Sequence[Mark], end: Position) -> OutputText:
+def _text(tails: Sequence[_Tail], packed: bytes, end: Position) -> OutputText:
     cut = MARKER if any(tail.begin for tail in tails) else b""
     stdout, stderr = ((MARKER if tail.begin else b"") + tail.data for tail in tails)
+    marks = unpack_marks(packed)
     logs = cut + b"".join(_merge(tails, marks, end)) if marks else stdout + stderr
     return OutputText(*(data.decode("utf-8", "replace") for data in (stdout, stderr, logs)))
 
 
 def _merge(tails: Sequence[_Tail], marks: Sequence[Mark], end: Position) -> Iterator[bytes]:
-    """The tails' bytes, segment by segment; first those whose marks are forgotten."""
+    """The tails' bytes in their order: before the marks, segment by segment, and after them."""
+    begin = Position(*(tail.begin for tail in tails))
+    yield from _between(tails, begin, marks[0].position)
+    for mark, following in pairwise(marks):
+        yield from _between(tails, mark.position, following.position)
+    yield from _between(tails, marks[-1].position, end)
+
+
+def _between(tails: Sequence[_Tail], begin: Position, end: Position) -> Iterator[bytes]:
     for kind in STREAMS:
-        yield tails[kind].between(tails[kind].begin, marks[0].position[kind])
-    ends = [*(mark.position for mark in marks[1:]), end]
-    for mark, until in zip(marks, ends, strict=True):
-        if mark.kind is not Kind.END:
-            yield tails[mark.kind].between(mark.position[mark.kind], until[mark.kind])
+        yield tails[kind].between(begin[kind], end[kind])

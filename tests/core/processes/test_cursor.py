@@ -38,13 +38,13 @@ UNCUT = st.lists(st.one_of(WRITES, WRITES, READS, FOLLOWS, FINISH), max_size=40)
 CUT = st.lists(st.one_of(WRITES, WRITES, READS, CUTS, FORGETS, FINISH), max_size=40)
 
 
-@pytest.fixture(autouse=True)
-def small_units() -> Iterator[None]:
-    """Pages of a few bytes, many marks, short lines: small examples meet every edge."""
+@pytest.fixture(autouse=True, params=[0, journal.RENEW_NS], ids=["many marks", "few marks"])
+def small_units(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pages of a few bytes, small blocks, short lines: small examples meet every edge."""
     with (
         patch.object(logfile, "PAGE_BYTES", 3),
         patch.object(journal, "PAGE_BYTES", 48),
-        patch.object(journal, "RENEW_NS", 0),
+        patch.object(journal, "RENEW_NS", request.param),
         patch.object(journal, "BLOCK_MARKS", 3),
         patch.object(framing, "MAX_LINE_BYTES", 16),
     ):

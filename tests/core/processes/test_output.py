@@ -158,6 +158,17 @@ async def test_in_memory_many_short_lines_stay_bounded() -> None:
     output.close()
 
 
+async def test_g09_what_the_pipes_hold_at_the_end_belongs_to_the_run(tmp_path: Path) -> None:
+    """Bytes that nobody has read yet when the process ends come before the end, not after it."""
+    output = Output(new_storage(tmp_path, None))
+    os.write(output.write_fds[0], b"out\n")
+    os.write(output.write_fds[1], b"err\n")
+    output.finish()
+    assert output.end == (4, 4)
+    assert await follow(output) == b"stdout:out\nstderr:err\n"
+    output.close()
+
+
 async def test_removed_files_are_a_gap_not_a_failure(engine: Engine) -> None:
     """Somebody cleans up below the state directory: readers are told, nothing hangs or fails."""
     process = await engine.run("echo gone; echo too >&2")

@@ -79,6 +79,7 @@ async def test_g09_a_background_child_does_not_hold_the_end(
 async def test_g09_output_of_the_shell_is_complete_at_its_end(engine: Engine) -> None:
     """All that was written before the exit is there when the wait returns."""
     process = await engine.run("sleep 60 & seq 100000")
+    assert process.output.end == process.output.position
     assert text(process.output) == b"".join(b"%d\n" % n for n in range(1, 100001))
     await engine.processes.kill(process.name)
 
