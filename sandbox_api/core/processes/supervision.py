@@ -93,7 +93,7 @@ class Supervision:
             async with asyncio.timeout(pause_s):
                 await process.wanted.wait()
         except TimeoutError:
-            return False
+            return process.wanted.is_set()  # both may come at once
         return True
 
     def _start_again(self, process: Process) -> bool:

@@ -136,7 +136,7 @@ async def test_a_reader_that_leaves_changes_nothing(
     async with api.client.get("/process/r/logs/stream") as response:
         assert await read_line(response) == b"stdout:one\n"
         response.close()
-    await eventually(lambda: not output._readers)
+    await eventually(lambda: not output._waiting)
     await gate.open(b"two\n")
     assert await replay(api, "r") == b"stdout:one\nstdout:two\n"
 

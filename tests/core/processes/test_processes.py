@@ -308,8 +308,8 @@ async def test_g10_ten_thousand_exit_codes(engine: Engine) -> None:
     assert [pair for pair in pairs if pair[0] != pair[1]] == []
 
 
-def _held() -> tuple[int, int]:
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
+def _held() -> tuple[int, int, int]:
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(_children())
 
 
 async def test_g19_execs_leave_no_descriptor_behind(engine: Engine) -> None:
@@ -320,7 +320,6 @@ async def test_g19_execs_leave_no_descriptor_behind(engine: Engine) -> None:
     for _ in range(300):
         await engine.run("echo x; echo y >&2")
     assert _held() == before
-    assert not _children()
 
 
 def _children() -> list[str]:
