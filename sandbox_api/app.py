@@ -49,10 +49,12 @@ def create_app(settings: Settings) -> web.Application:
         app.on_response_prepare.append(add_server_timing)
     app.on_shutdown.append(_end_streams)
 
-    _add_files(app, settings, identity)
+    home = settings.home if identity is None else identity.home
+    paths = PathResolver(settings.workdir or "/", home)
+    _add_files(app, settings, identity, paths)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
-    _add_processes(app, settings, environment, identity)
+    _add_processes(app, settings, environment, identity, paths)
     for module in (system, processes, files, docs, network):
         app.add_routes(module.ROUTES)
     return app
@@ -62,9 +64,9 @@ async def _end_streams(app: web.Application) -> None:
     app[wire.SHUTDOWN].begin()
 
 
-def _add_files(app: web.Application, settings: Settings, identity: Identity | None) -> None:
-    paths = PathResolver(settings.workdir or "/", settings.home)
-
+def _add_files(
+    app: web.Application, settings: Settings, identity: Identity | None, paths: PathResolver
+) -> None:
     async def threads(app: web.Application) -> AsyncIterator[None]:
         app[wire.FILE_THREADS] = owner = FileThreads(identity)
         app[wire.FILES] = Files(
@@ -77,9 +79,12 @@ def _add_files(app: web.Application, settings: Settings, identity: Identity | No
 
 
 def _add_processes(
-    app: web.Application, settings: Settings, environment: Environment, identity: Identity | None
+    app: web.Application,
+    settings: Settings,
+    environment: Environment,
+    identity: Identity | None,
+    paths: PathResolver,
 ) -> None:
-    resolver = PathResolver(settings.workdir or "/", settings.home)
     candidates = state_candidates(
         settings.state_dir,
         environment.get("XDG_STATE_HOME"),
@@ -96,7 +101,7 @@ def _add_processes(
         ):
             directories = Directories(runs, records) if runs and records else None
             async with Processes.open(
-                environment, identity, resolver, directories, _limits(settings), scale
+                environment, identity, paths, directories, _limits(settings), scale
             ) as owner:
                 app[wire.PROCESSES] = owner
                 yield

@@ -113,19 +113,22 @@ def _read_table(table: str, protocol: str) -> Iterator[Socket]:
     except OSError:  # no IPv6
         return
     for line in lines:
-        fields = line.split()
-        local_addr, local_port = _address(fields[_FIELD_LOCAL])
-        remote_addr, remote_port = _address(fields[_FIELD_REMOTE])
-        state = _STATES.get(int(fields[_FIELD_STATE], 16), "UNKNOWN")
-        yield Socket(
-            protocol,
-            local_addr,
-            local_port,
-            remote_addr if remote_port else "",
-            remote_port,
-            state,
-            int(fields[_FIELD_INODE]),
-        )
+        yield _socket(protocol, line)
+
+
+def _socket(protocol: str, line: str) -> Socket:
+    fields = line.split()
+    local_addr, local_port = _address(fields[_FIELD_LOCAL])
+    remote_addr, remote_port = _address(fields[_FIELD_REMOTE])
+    return Socket(
+        protocol,
+        local_addr,
+        local_port,
+        remote_addr if remote_port else "",
+        remote_port,
+        _STATES.get(int(fields[_FIELD_STATE], 16), "UNKNOWN"),
+        int(fields[_FIELD_INODE]),
+    )
 
 
 def _address(text: str) -> tuple[str, int]:

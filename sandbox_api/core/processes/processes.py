@@ -198,12 +198,12 @@ class Processes:
         Returns when it has ended, or after 3 s; then `stopping` says that it has not yet.
 
         Raises:
-            NotFoundError: no such process, or it ended by itself before.
+            NotFoundError: no such process, or it has ended and not by a stop.
         """
         process = self._get(identifier)
+        if not process.running and process.wanted_end is not Status.STOPPED:
+            raise NotFoundError(f"process with Identifier {identifier} is not running")
         if process.wanted_end is None:
-            if not process.running:
-                raise NotFoundError(f"process with Identifier {identifier} is not running")
             process.want_end(Status.STOPPED)
             self._records.save(process)
             await ending.terminate(process)
