@@ -70,7 +70,9 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
     """
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(*flags: str, env: Mapping[str, str] | None = None, ready: bool = True) -> object:
+    def start(
+        *flags: str, env: Mapping[str, str] | None = None, ready: bool = True
+    ) -> SimpleNamespace:
         path = tmp_path / f"daemon-{len(running)}.log"
         state = {"HOME": str(tmp_path), "SANDBOX_STATE_DIR": str(tmp_path / "state")}
         command = [sys.executable, "-m", "sandbox_api", *(("-p", "0") if ready else ()), *flags]

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_a_reader_that_stalls_holds_nobody_up(*, blocking: bool) -> None:
             log.info(text)
         assert time.monotonic() - started < 2
         writer.close(timeout_s=0.05)
-        lines = []
+        lines: list[dict[str, Any]] = []
         while not lines or "dropped" not in lines[-1]:
             lines.append(json.loads(pipe.readline()))
         assert lines[-1]["dropped"] + len(lines) - 1 == 1000

@@ -78,8 +78,8 @@ def test_dotenv_fills_what_is_missing() -> None:
 
 def test_dotenv_never_sets_what_steers_the_daemon() -> None:
     """The workload can often write it."""
-    names = ("SANDBOX_API_TOKEN", "SANDBOX_ANYTHING", "SHELL", "SHELL_ARGS", "WORKDIR", "HOME")
-    names += ("BL_SANDBOX_USER", "BL_ENV_VAR_PATH", "DISABLE_REQUEST_LOGGING", "PATH", "TMPDIR")
+    names = ["SANDBOX_API_TOKEN", "SANDBOX_ANYTHING", "SHELL", "SHELL_ARGS", "WORKDIR", "HOME"]
+    names += ["BL_SANDBOX_USER", "BL_ENV_VAR_PATH", "DISABLE_REQUEST_LOGGING", "PATH", "TMPDIR"]
     Path(".env").write_text("".join(f"{name}=evil\n" for name in names) + "MY_APP=1\n")
     settings = parse_settings({})
     assert settings.extra_environment == {"MY_APP": "1"}

@@ -25,7 +25,7 @@ from sandbox_api.api.download import (
 )
 from sandbox_api.errors import RangeError
 
-AppClient = Callable[..., Awaitable[TestClient]]  # type: ignore[type-arg]
+AppClient = Callable[..., Awaitable[TestClient]]
 Get = Callable[..., Awaitable[SimpleNamespace]]
 
 CONTENT = b"0123456789"

@@ -14,7 +14,7 @@ HOST = b"Host: localhost\r\n"
 END = HOST + b"Connection: close\r\n\r\n"
 
 # what is sent, and the statuses that are right; none: the connection may just be closed
-RAW = {
+RAW: dict[str, tuple[bytes, set[int | None]]] = {
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", {400, None}),
     "garbage": (b"hello, are you there?\r\n\r\n", {400}),
     "empty lines": (b"\r\n\r\n\r\n", {None}),

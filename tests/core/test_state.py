@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from sandbox_api.core.state import open_state, open_subdirectory, state_candidat
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
+def place(tmp_path: Path) -> Path:
     """A directory that does not exist yet."""
     return tmp_path / "state" / "sandbox-api"
 

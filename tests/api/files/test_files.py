@@ -73,7 +73,7 @@ async def test_list_directory(call: Call, work: Path) -> None:
     listing = (await call("GET", "src", headers={"Accept": "application/octet-stream"})).json()
     assert (listing["path"], listing["name"]) == ("src", "src")
     assert listing["subdirectories"] == [{"path": "src/sub", "name": "sub"}]
-    names = [(entry["path"], entry["size"]) for entry in listing["files"]]  # type: ignore[attr-defined]
+    names = [(entry["path"], entry["size"]) for entry in listing["files"]]
     assert names == [("src/.a", 0), ("src/b", 2)]
     for target in ("", ".", "./"):
         assert (await call("GET", target)).json()["path"] == str(work)

@@ -78,12 +78,12 @@ async def test_listed_names_can_be_asked_for(call: Call, work: Path) -> None:
     odd_file.write_text("x")
     (work / "plain").touch()
     odd_directory.mkdir()
-    listing = (await call("GET", "")).json()
-    plain, odd = listing["files"]  # type: ignore[misc]
+    listing: dict[str, list[dict[str, str]]] = (await call("GET", "")).json()
+    plain, odd = listing["files"]
     assert "rawPath" not in plain
     assert odd["name"] == "\ufffd"
     assert (await call("GET", odd["rawPath"])).json()["content"] == "x"
-    (directory,) = listing["subdirectories"]  # type: ignore[misc]
+    (directory,) = listing["subdirectories"]
     assert (await call("DELETE", directory["rawPath"])).status == 200
 
 

@@ -41,6 +41,7 @@ async def test_status_and_exit_code(
     """The table of spec/process.md 5.1; a death by signal is -1 and named, never 0."""
     process = await engine.run(command)
     assert outcome(process) == expected
+    assert process.completed_at is not None
     assert process.completed_at >= process.started_at
 
 
