@@ -9,13 +9,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 from aiohttp import web
 
 from sandbox_api import __version__
 from sandbox_api.api.server import Runner
+from sandbox_api.api.wire import HOST, PROCESSES
 from sandbox_api.app import create_app
+from sandbox_api.core import linux
 from sandbox_api.errors import FailedError, SandboxError, os_reason
 from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
 from sandbox_api.log import LineWriter, start_logging
@@ -26,6 +29,8 @@ log = logging.getLogger("sandbox_api")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 BACKLOG = 1024
+END_ALL_S = 4.0
+OOM_SCORE = b"-500"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +66,7 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         )
         with bind(settings.port) as listener:
             gc.freeze()  # what was imported stays: the collector need not look at it again
+            _prepare_process()
             asyncio.run(_serve(runner, listener))
     except SandboxError as exc:
         log.critical("%s", exc.message)
@@ -104,6 +110,18 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=BACKLOG)
 
 
+def _prepare_process() -> None:
+    """What holds for the whole process, as far as the kernel allows it.
+
+    Orphans of our children become our children, so that none is a zombie for long; when memory runs
+    out, others go first (children have 500, spawn.py).
+    """
+    with suppress(OSError):
+        linux.become_subreaper()
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE)
+
+
 async def _serve(runner: Runner, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
@@ -111,11 +129,16 @@ async def _serve(runner: Runner, listener: socket.socket) -> None:
         loop.add_signal_handler(number, told_to_stop.set)
     try:
         await runner.setup()
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        runner.app[HOST].reaper.reap_orphans()
+        site = web.SockSite(runner, listener, backlog=BACKLOG)
+        await site.start()
         port = listener.getsockname()[1]
         log.info("listening on port %d", port, extra={"port": port, "version": __version__})
         await told_to_stop.wait()
         log.info("told to stop")
+        if os.getpid() == 1:  # the kernel ends all others with us: give them time to end well
+            await site.stop()
+            await runner.app[PROCESSES].end_all(END_ALL_S)
     finally:
         await runner.cleanup()
 

@@ -4,13 +4,29 @@ Owners are opened in the order of `create_app` when the application starts, and 
 order when it stops.
 """
 
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from aiohttp import web
 
-from sandbox_api.api import docs, files, network, processes, system, wire
+from sandbox_api.api import (
+    archives,
+    copies,
+    docs,
+    files,
+    network,
+    processes,
+    system,
+    trees,
+    uploads,
+    wire,
+)
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
+from sandbox_api.api.process_log import log_line
+from sandbox_api.core.archives import Archives
+from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
@@ -18,11 +34,18 @@ from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
+from sandbox_api.core.processes.host import open_host
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
+from sandbox_api.core.trees import Trees
+from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
 
-DAY_S = 24 * 3600.0
+HOUR_S = 3600.0
+HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network)
+DAY_S = 24 * HOUR_S
+
+STATE: web.AppKey[Path | None] = web.AppKey("state")
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -52,10 +75,13 @@ def create_app(settings: Settings) -> web.Application:
     home = settings.home if identity is None else identity.home
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
+    _add_host(app, settings)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
+    _add_state(app, settings, environment)
     _add_processes(app, settings, environment, identity, paths)
-    for module in (system, processes, files, docs, network):
+    _add_uploads(app, settings, environment)
+    for module in HANDLERS:
         app.add_routes(module.ROUTES)
     return app
 
@@ -69,13 +95,70 @@ def _add_files(
 ) -> None:
     async def threads(app: web.Application) -> AsyncIterator[None]:
         app[wire.FILE_THREADS] = owner = FileThreads(identity)
-        app[wire.FILES] = Files(
+        app[wire.FILES] = files = Files(
             owner, paths, fsync=settings.fsync, max_content_bytes=settings.max_content_bytes
         )
+        app[wire.TREES] = Trees(
+            owner, files, fsync=settings.fsync, max_bytes=settings.max_tree_bytes
+        )
+        app[wire.COPIES] = Copies(owner, paths, fsync=settings.fsync)
+        app[wire.ARCHIVES] = Archives(owner, fsync=settings.fsync)
         yield
         app[wire.FILE_THREADS].close()
 
     app.cleanup_ctx.append(threads)
+
+
+def _add_host(app: web.Application, settings: Settings) -> None:
+    name = str(settings.port or f"pid-{os.getpid()}")
+    tell = log_line if settings.log_processes else None
+
+    async def host(app: web.Application) -> AsyncIterator[None]:
+        scale = ScaleFile(settings.scale_file, counting=not settings.keep_alive_disabled)
+        with open_host(name, scale, tell) as app[wire.HOST]:
+            yield
+
+    app.cleanup_ctx.append(host)
+
+
+def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:
+    candidates = state_candidates(
+        settings.state_dir,
+        environment.get("XDG_STATE_HOME"),
+        settings.home,
+        environment.get("TMPDIR"),
+    )
+
+    async def state(app: web.Application) -> AsyncIterator[None]:
+        with open_state(candidates, settings.port) as app[STATE]:
+            yield
+
+    app.cleanup_ctx.append(state)
+
+
+def _add_uploads(app: web.Application, settings: Settings, environment: Environment) -> None:
+    async def sessions(app: web.Application) -> AsyncIterator[None]:
+        threads = app[wire.FILE_THREADS]
+        own_threads = threads if threads.identity is None else FileThreads(None)
+        max_age_s = settings.upload_expiry_hours * HOUR_S
+        with open_subdirectory(app[STATE], "uploads") as directory:
+            app[wire.UPLOADS] = Uploads(
+                threads,
+                own_threads,
+                directory,
+                tmpdir=environment.get("TMPDIR") or "/tmp",  # noqa: S108 - random names, O_EXCL
+                fsync=settings.fsync,
+                max_age_s=max_age_s,
+            )
+            app[wire.RESUMING] = Resuming(
+                threads, own_threads, directory, fsync=settings.fsync, max_age_s=max_age_s
+            )
+            async with app[wire.UPLOADS].open(), app[wire.RESUMING].open():
+                yield
+        if own_threads is not threads:
+            own_threads.close()
+
+    app.cleanup_ctx.append(sessions)
 
 
 def _add_processes(
@@ -85,23 +168,15 @@ def _add_processes(
     identity: Identity | None,
     paths: PathResolver,
 ) -> None:
-    candidates = state_candidates(
-        settings.state_dir,
-        environment.get("XDG_STATE_HOME"),
-        settings.home,
-        environment.get("TMPDIR"),
-    )
-
     async def engine(app: web.Application) -> AsyncIterator[None]:
-        scale = ScaleFile(settings.scale_file, counting=not settings.keep_alive_disabled)
         with (
-            open_state(candidates, settings.port) as state,
-            open_subdirectory(state, "runs", settings.log_dir) as runs,
-            open_subdirectory(state, "records", settings.records_dir) as records,
+            open_subdirectory(app[STATE], "runs", settings.log_dir) as runs,
+            open_subdirectory(app[STATE], "records", settings.records_dir) as records,
         ):
-            directories = Directories(runs, records) if runs and records else None
+            exclusive = not (settings.log_dir or settings.records_dir)
+            directories = Directories(runs, records, exclusive) if runs and records else None
             async with Processes.open(
-                environment, identity, paths, directories, _limits(settings), scale
+                environment, identity, paths, directories, _limits(settings), app[wire.HOST]
             ) as owner:
                 app[wire.PROCESSES] = owner
                 yield
@@ -122,8 +197,8 @@ def _limits(settings: Settings) -> Limits:
 def _add_startup_command(
     app: web.Application, settings: Settings, environment: Environment, identity: Identity | None
 ) -> None:
-    async def command(_: web.Application) -> AsyncIterator[None]:
-        running = StartupCommand.start(settings.command, environment, identity)
+    async def command(app: web.Application) -> AsyncIterator[None]:
+        running = StartupCommand.start(settings.command, environment, identity, app[wire.HOST])
         yield
         running.close()
 

@@ -44,11 +44,13 @@ class Settings:
     processing_time: bool = False
     max_json_bytes: int = 64 * MIB
     max_content_bytes: int = 32 * MIB
+    max_tree_bytes: int = 256 * MIB
 
     # files
     workdir: str = ""
     home: str = ""
     fsync: bool = False
+    upload_expiry_hours: int = 24
 
     # processes
     state_dir: str = ""
@@ -62,6 +64,8 @@ class Settings:
     max_log_file_bytes: int = 0
     max_log_tail_bytes: int = 64 * 1024
     max_log_reply_bytes: int = 4 * MIB
+    max_stdin_bytes: int = 0
+    log_processes: bool = True
     keep_alive_disabled: bool = False
     scale_file: str = ""
 
@@ -177,9 +181,24 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "processing_time": read.text("ENABLE_PROCESSING_TIME") == "true",
         "max_json_bytes": read.size("SANDBOX_MAX_JSON_BYTES", Settings.max_json_bytes),
         "max_content_bytes": read.size("SANDBOX_MAX_CONTENT_BYTES", Settings.max_content_bytes),
+        "max_tree_bytes": read.size("SANDBOX_MAX_TREE_BYTES", Settings.max_tree_bytes),
         "workdir": read.text("WORKDIR") or _working_directory(),
         "home": read.text("HOME"),
         "fsync": read.truthy("SANDBOX_FSYNC"),
+        "upload_expiry_hours": read.size(
+            "SANDBOX_UPLOAD_EXPIRY_HOURS", Settings.upload_expiry_hours
+        ),
+        **_process_settings(read),
+        "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
+        "launch_environment": launch,
+        "extra_environment": _extra_environment(launch),
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    return Settings(**{**values, **given})  # type: ignore[arg-type]
+
+
+def _process_settings(read: "_Reader") -> dict[str, object]:
+    return {
         "state_dir": read.text("SANDBOX_STATE_DIR"),
         "log_dir": read.text("SANDBOX_LOG_DIR"),
         "records_dir": _records_dir(read.text("SANDBOX_STATE_FILE")),
@@ -195,14 +214,11 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "max_log_reply_bytes": read.size(
             "SANDBOX_MAX_LOGS_RESPONSE_BYTES", Settings.max_log_reply_bytes
         ),
+        "max_stdin_bytes": read.size("SANDBOX_MAX_STDIN_BYTES", 0),
+        "log_processes": read.text("SANDBOX_DISABLE_PROCESS_LOGGING") not in {"true", "1"},
         "scale_file": read.text("BLAXEL_SCALE_FILE") or DEFAULT_SCALE_FILE,
         "keep_alive_disabled": read.truthy("BL_DISABLE_KEEPALIVE"),
-        "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
-        "launch_environment": launch,
-        "extra_environment": _extra_environment(launch),
     }
-    given = {name: value for name, value in flags.items() if value is not None}
-    return Settings(**{**values, **given})  # type: ignore[arg-type]
 
 
 def _records_dir(state_file: str) -> str:

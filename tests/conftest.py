@@ -8,7 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,15 +75,20 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
     """`daemon = start_daemon("-c", "true", env={})`: a real one, with `port`, `process`, `log()`.
 
     It listens when this returns, unless `ready=False`; the test's end kills it.
+    `under=("unshare",)` is a command that starts it.
     """
     running: list[subprocess.Popen[bytes]] = []
 
     def start(
-        *flags: str, env: Mapping[str, str] | None = None, ready: bool = True
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        ready: bool = True,
+        under: Sequence[str] = (),
     ) -> SimpleNamespace:
         path = tmp_path / f"daemon-{len(running)}.log"
         state = {"HOME": str(tmp_path), "SANDBOX_STATE_DIR": str(tmp_path / "state")}
-        command = [sys.executable, "-m", "sandbox_api", *(("-p", "0") if ready else ()), *flags]
+        daemon_flags = [*(("-p", "0") if ready else ()), *flags]
+        command = [*under, sys.executable, "-m", "sandbox_api", *daemon_flags]
         with path.open("wb") as stderr:
             variables = {**LAUNCH, **state, **(env or {})}
             process = subprocess.Popen(command, stderr=stderr, cwd=tmp_path, env=variables)

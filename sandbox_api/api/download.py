@@ -5,6 +5,7 @@ stays the same file whatever happens to its name.
 """
 
 import asyncio
+import os
 import posixpath
 import re
 from contextlib import closing
@@ -14,6 +15,7 @@ from urllib.parse import quote
 
 from aiohttp import ETag, web
 
+from sandbox_api.core.conditions import file_version
 from sandbox_api.core.regular import OpenedFile
 from sandbox_api.errors import PreconditionError, RangeError
 
@@ -105,9 +107,9 @@ class _Version:
         status = opened.status
         self._size = status.st_size
         self._seconds = max(0, min(status.st_mtime_ns // 1_000_000_000, _LAST_SECOND))
-        self._etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+        self._etag = file_version(status)
         self._last_modified = formatdate(self._seconds, usegmt=True)
-        self.headers = {"ETag": f'"{self._etag}"', "Last-Modified": self._last_modified}
+        self.headers = {"ETag": etag(status), "Last-Modified": self._last_modified}
 
     def check_still(self, request: web.Request) -> None:
         """If-Match, else If-Unmodified-Since (RFC 9110 section 13.2.2)."""
@@ -141,6 +143,11 @@ class _Version:
         if request.headers.get("If-Range", self._last_modified) not in self.headers.values():
             return None
         return parse_range(text, self._size)
+
+
+def etag(status: os.stat_result) -> str:
+    """The ETag of a regular file."""
+    return f'"{file_version(status)}"'
 
 
 def parse_range(text: str, size: int) -> range:

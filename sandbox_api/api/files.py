@@ -2,26 +2,22 @@
 
 from aiohttp import web
 
+from sandbox_api.api import query
+from sandbox_api.api.conditions import wanted_condition
 from sandbox_api.api.download import send_file
-from sandbox_api.api.forms import Part, read_form
+from sandbox_api.api.listing import send_directory, wanted_page
 from sandbox_api.api.schemas.base import PathReply
-from sandbox_api.api.schemas.files import DirectoryReply, FileContentReply, WriteFileRequest
-from sandbox_api.api.wire import FILES, JSON_TYPE, client_path, json_reply, read_json
+from sandbox_api.api.schemas.files import FileContentReply
+from sandbox_api.api.tar import is_tar, receive_tar, send_tar, wants_tar
+from sandbox_api.api.wire import FILES, JSON_TYPE, client_path, json_reply
+from sandbox_api.api.writes import RAW_TYPE, write_form, write_json, write_raw
 from sandbox_api.core.directories import Directory
-from sandbox_api.core.files import FileContent
-from sandbox_api.core.paths import Location, parse_mode, printable
-from sandbox_api.core.refusals import attempt
-from sandbox_api.errors import InvalidError
+from sandbox_api.core.paths import Location, printable
 
 PREFIX = "/filesystem"
 # `tree` as a whole segment is another resource; names may hold line breaks
 PATTERN = PREFIX + r"/{path:(?!tree(?:/|%2F|$))[\s\S]*}"
 
-MAX_MODE_BYTES = 64
-
-WRITTEN = "File created/updated successfully"
-MADE = "Directory created successfully"
-UPLOADED = "Binary file uploaded successfully"
 DELETED = {True: "Directory deleted successfully", False: "File deleted successfully"}
 
 
@@ -29,73 +25,55 @@ async def read_file(request: web.Request) -> web.StreamResponse:
     """A directory's listing; a file as JSON, or as bytes where the client asks for them."""
     files, location = request.app[FILES], _location(request)
     if not _wants_bytes(request):
-        return _json(await files.read(location, _encoding(request)))
+        found = await files.read(location, query.encoding(request), wanted_page(request))
+        if isinstance(found, Directory):
+            return await send_directory(request, found)
+        reply = json_reply(FileContentReply.model_validate(found))
+        if found.version:
+            reply.headers["ETag"] = f'"{found.version}"'
+        return reply
     opened = await files.open(location)
+    if opened is None and wants_tar(request):
+        return await send_tar(request, location)
     if opened is None:
-        return _json(await files.list(location))
+        return await send_directory(request, await files.list(location, wanted_page(request)))
     return await send_file(request, opened)
 
 
 async def head_file(request: web.Request) -> web.StreamResponse:
     """What describes a file's bytes; of a directory only that it is there."""
-    opened = await request.app[FILES].open(_location(request))
+    location = _location(request)
+    opened = await request.app[FILES].open(location)
+    if opened is None and wants_tar(request):
+        return await send_tar(request, location)
     if opened is None:
         return web.Response(headers={"Content-Type": JSON_TYPE})
     return await send_file(request, opened)
 
 
 async def write_file(request: web.Request) -> web.Response:
-    """Write a file from JSON or a form, or make a directory."""
+    """Write a file from JSON, a form or raw bytes, or make a directory."""
     location = _location(request)
-    if request.headers.get("Content-Type", "").lower().startswith("multipart/form-data"):
-        message = await _write_form(request, location)
-    else:
-        message = await _write_json(request, location)
-    return json_reply(PathReply(path=printable(location.shown), message=message))
+    if is_tar(request):
+        return await receive_tar(request, location)
+    content_type = request.headers.get("Content-Type", "").lower()
+    if content_type.startswith("multipart/form-data"):
+        return await write_form(request, location)
+    if content_type.startswith(RAW_TYPE):
+        return await write_raw(request, location)
+    return await write_json(request, location)
 
 
 async def delete_file(request: web.Request) -> web.Response:
     """Delete a file, a link or a directory."""
     location = _location(request)
     directory = await request.app[FILES].delete(
-        location, recursive=_flag(request, "recursive"), force=_flag(request, "force")
+        location,
+        recursive=query.flag(request, "recursive"),
+        force=query.flag(request, "force"),
+        condition=wanted_condition(request),
     )
     return json_reply(PathReply(path=printable(location.shown), message=DELETED[directory]))
-
-
-async def _write_json(request: web.Request, location: Location) -> str:
-    files = request.app[FILES]
-    body = await read_json(
-        request, WriteFileRequest, "send it as multipart/form-data, in a field 'file'"
-    )
-    mode = parse_mode(body.permissions)
-    if body.is_directory:
-        await files.make_directory(location, mode)
-        return MADE
-    await files.write(location, body.content.encode(), mode, sync=_flag(request, "sync"))
-    return WRITTEN
-
-
-async def _write_form(request: web.Request, location: Location) -> str:
-    """Write the first part `file`; `permissions` counts wherever it stands, the rest does not."""
-    chosen: Part | None = None
-    permissions = b""
-    with attempt("error writing binary file"):
-        async with request.app[FILES].writer(location, sync=_flag(request, "sync")) as writer:
-            async for part, piece in read_form(request):
-                if part.name == "file" and part.filename:
-                    chosen = chosen or part
-                    if part is chosen:
-                        await writer.write(piece)
-                elif part.name == "permissions" and len(permissions) < MAX_MODE_BYTES:
-                    permissions += piece
-            if chosen is None:
-                raise InvalidError(
-                    "missing 'file' field in multipart form (it needs a file name, as in "
-                    "curl -F file=@name)"
-                )
-            await writer.commit(parse_mode(permissions.decode("utf-8", "replace").strip()))
-    return UPLOADED
 
 
 def _location(request: web.Request) -> Location:
@@ -104,29 +82,12 @@ def _location(request: web.Request) -> Location:
 
 def _wants_bytes(request: web.Request) -> bool:
     """Whether the bytes form is asked for: substring tests, as in spec/filesystem.md 4.3."""
-    if _flag(request, "download"):
+    if query.flag(request, "download"):
         return True
     accept = request.headers.get("Accept", "")
-    if "application/octet-stream" in accept:
+    if "application/octet-stream" in accept or wants_tar(request):
         return True
     return accept != "" and "application/json" not in accept and "*/*" not in accept
-
-
-def _encoding(request: web.Request) -> str:
-    encoding = request.query.get("encoding", "utf-8")
-    if encoding not in {"utf-8", "base64"}:
-        raise InvalidError(f"invalid encoding '{encoding}': utf-8 or base64 is expected")
-    return encoding
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    return request.query.get(name) == "true"
-
-
-def _json(found: FileContent | Directory) -> web.Response:
-    if isinstance(found, Directory):
-        return json_reply(DirectoryReply.model_validate(found))
-    return json_reply(FileContentReply.model_validate(found))
 
 
 ROUTES = (

@@ -28,10 +28,12 @@ class Part:
     Attributes:
         name: the field's name.
         filename: empty where there is none.
+        max_bytes: the most bytes that it can have; 0 where the length of the body is not known.
     """
 
     name: str
     filename: str
+    max_bytes: int = 0
 
 
 def read_form(request: web.Request) -> AsyncIterator[tuple[Part, bytes]]:
@@ -41,6 +43,10 @@ def read_form(request: web.Request) -> AsyncIterator[tuple[Part, bytes]]:
         InvalidError: the Content-Type names no boundary.
     """
     content_type = parse_mimetype(request.headers.get("Content-Type", ""))
+    if (content_type.type, content_type.subtype) != ("multipart", "form-data"):
+        raise InvalidError(
+            "error reading multipart data: request Content-Type isn't multipart/form-data"
+        )
     boundary = content_type.parameters.get("boundary", "")
     if not boundary:
         raise InvalidError(
@@ -52,7 +58,9 @@ def read_form(request: web.Request) -> AsyncIterator[tuple[Part, bytes]]:
             f"{MAX_BOUNDARY_CHARACTERS} characters"
         )
     reader = FormReader(
-        lambda: request.content.read(READ_BYTES), boundary.encode("utf-8", "surrogateescape")
+        lambda: request.content.read(READ_BYTES),
+        boundary.encode("utf-8", "surrogateescape"),
+        request.content_length or 0,
     )
     return reader.pieces()
 
@@ -63,12 +71,16 @@ class FormReader:
     Args:
         read: the next bytes of the body; empty at its end.
         boundary: as the Content-Type names it.
+        length: bytes of the body; 0 where that is not known.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[bytes]], boundary: bytes) -> None:
+    def __init__(
+        self, read: Callable[[], Awaitable[bytes]], boundary: bytes, length: int = 0
+    ) -> None:
         self._read = read
         self._delimiter = b"\r\n--" + boundary
         self._buffer = b"\r\n"  # so that the first boundary is like the others
+        self._unread = length
 
     async def pieces(self) -> AsyncIterator[tuple[Part, bytes]]:
         """The pieces of all parts in order; a part begins with an empty piece.
@@ -130,7 +142,9 @@ class FormReader:
     async def _take_headers(self) -> Part:
         # the end of the boundary line counts: a part may have no header at all
         self._buffer = b"\r\n" + self._buffer
-        return _parse_part(await self._take_until(b"\r\n\r\n"))
+        name, filename = _parse_part(await self._take_until(b"\r\n\r\n"))
+        end = len(self._delimiter) + len(b"--")
+        return Part(name, filename, max(0, len(self._buffer) + self._unread - end))
 
     async def _take_until(self, end: bytes) -> bytes:
         while end not in self._buffer:
@@ -145,6 +159,7 @@ class FormReader:
         if not data:
             raise ended()
         self._buffer += data
+        self._unread = max(0, self._unread - len(data))
 
 
 def _ended_between_parts() -> Exception:
@@ -155,7 +170,7 @@ def _ended_within_part() -> Exception:
     return FailedError("unexpected EOF")
 
 
-def _parse_part(head: bytes) -> Part:
+def _parse_part(head: bytes) -> tuple[str, str]:
     """Field and file name; a part that names no field has the empty name."""
     for line in head.decode("utf-8", "replace").split("\r\n"):
         name, _, value = line.partition(":")
@@ -163,8 +178,8 @@ def _parse_part(head: bytes) -> Part:
             found = _PARAMETER.findall(value)
             parameters = {key.lower(): _unquote(text) for key, text in found}
             filename = parameters.get("filename") or parameters.get("filename*", "")
-            return Part(parameters.get("name", ""), filename)
-    return Part("", "")
+            return parameters.get("name", ""), filename
+    return "", ""
 
 
 def _unquote(text: str) -> str:

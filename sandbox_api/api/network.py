@@ -7,6 +7,8 @@ from aiohttp import web
 from sandbox_api.api.schemas.network import PortEntry, PortsReply
 from sandbox_api.api.wire import FILE_THREADS, PROCESSES, json_reply
 from sandbox_api.core.ports import OwnedSocket, sockets_of
+from sandbox_api.core.processes import Process
+from sandbox_api.core.processes.ending import find_processes
 from sandbox_api.core.processes.tree import find_tree
 from sandbox_api.errors import InvalidError
 
@@ -16,11 +18,11 @@ _NUMBER = re.compile("[+-]?[0-9]{1,18}", re.ASCII)
 async def list_ports(request: web.Request) -> web.Response:
     """The sockets of a process and its subtree, one for each protocol and local port."""
     pid = _pid(request)
-    leader, reaped = pid, False
-    if (process := request.app[PROCESSES].find(str(pid))) is not None:
-        leader, reaped = process.child.pid, process.child.exited.done()
+    process = request.app[PROCESSES].find(str(pid))
+    if process is not None and process.pid != pid:  # one whose name is that number
+        process = None
     # as the workload user, who sees its own processes only (G29)
-    found = await request.app[FILE_THREADS].run(_sockets, leader, reaped)
+    found = await request.app[FILE_THREADS].run(_sockets, pid, process)
     return json_reply(PortsReply(pid=pid, ports=[_entry(one) for one in found]))
 
 
@@ -35,10 +37,10 @@ async def refuse_no_pid(_: web.Request) -> web.Response:
     raise InvalidError("missing required path parameter: pid")
 
 
-def _sockets(leader: int, reaped: bool) -> list[OwnedSocket]:
-    if leader <= 0:
+def _sockets(pid: int, process: Process | None) -> list[OwnedSocket]:
+    if pid <= 0:
         return []
-    tree = find_tree(leader, reaped=reaped)
+    tree = find_processes(process) if process else find_tree(pid, reaped=False)
     return sockets_of((stat.pid, stat.name) for stat in tree)
 
 

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from email.utils import formatdate
 
-from sandbox_api.api.schemas.processes import EndReply, ProcessReply, Survivor
+from sandbox_api.api.schemas.processes import (
+    EndReply,
+    LogsReply,
+    ProcessReply,
+    StreamBytes,
+    Survivor,
+)
 from sandbox_api.core.processes import Process
 from sandbox_api.core.processes.tail import OutputText
 from sandbox_api.core.processes.tree import ProcessStat
@@ -42,6 +48,7 @@ def process_reply(
         stopping=process.stopping,
         signal=process.signal,
         timed_out=process.timed_out,
+        oom_killed=process.oom_killed,
         exit_known=last is None or last.known,
         started_at_ms=round(process.started_at * 1000),
         completed_at_ms=None
@@ -49,6 +56,18 @@ def process_reply(
         else round(process.completed_at * 1000),
         cpu_ms=None if last is None or last.cpu_s is None else round(last.cpu_s * 1000),
         peak_memory_bytes=None if last is None else last.peak_rss_bytes,
+    )
+
+
+def logs_reply(output: OutputText) -> LogsReply:
+    """Output, and where to read on."""
+    return LogsReply(
+        stdout=output.stdout,
+        stderr=output.stderr,
+        logs=output.logs,
+        stdout_offset=output.end.stdout,
+        stderr_offset=output.end.stderr,
+        truncated=StreamBytes(stdout=output.missing.stdout, stderr=output.missing.stderr),
     )
 
 

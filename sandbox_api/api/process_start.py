@@ -15,7 +15,10 @@ from sandbox_api.api.process_streams import (
     open_events,
     send_error_event,
     send_events,
+    send_offset_events,
+    send_start_event,
 )
+from sandbox_api.api.query import flag
 from sandbox_api.api.schemas.processes import ProcessRequest
 from sandbox_api.api.wire import PROCESSES, SETTINGS, json_reply, read_json
 from sandbox_api.core.processes import Process, ProcessSpec
@@ -57,13 +60,17 @@ async def _answer_as_stream(
     except FailedError as exc:
         return await send_error_event(await open_events(request), exc.message)
     response = await open_events(request)
+    with_offsets = flag(request, "offsets")
+    if with_offsets:
+        await send_start_event(response, process)
     if wanted.wait_for_ports:
         ready = _await_ports(process, wanted, timeout_s, deadline)
         try:
             await keep_alive_until(response, ready)
         except (DeadlineError, FailedError) as exc:
             return await send_error_event(response, exc.message)
-    return await send_events(request, response, process)
+    send = send_offset_events if with_offsets else send_events
+    return await send(request, response, process)
 
 
 async def _start(request: web.Request, wanted: ProcessRequest, action: str) -> Process:

@@ -1,17 +1,21 @@
 """Commands over HTTP: `/process` and what is below it (spec/process.md)."""
 
 import asyncio
+import math
+import sys
 
 from aiohttp import web
 
 from sandbox_api.api.audit import audit
-from sandbox_api.api.process_replies import end_reply, process_reply
+from sandbox_api.api.log_queries import read_begin, read_max_bytes, wants_events, wants_part
+from sandbox_api.api.process_replies import end_reply, logs_reply, process_reply
 from sandbox_api.api.process_start import start_process
-from sandbox_api.api.process_streams import send_lines
+from sandbox_api.api.process_streams import send_lines, send_log_events
 from sandbox_api.api.schemas.base import MessageReply
-from sandbox_api.api.schemas.processes import LogsReply
-from sandbox_api.api.wire import PROCESSES, READ_BYTES, SETTINGS, json_bytes_reply, json_reply
+from sandbox_api.api.wire import PROCESSES, SETTINGS, body_chunks, json_bytes_reply, json_reply
 from sandbox_api.core.processes import Process
+from sandbox_api.core.processes.begin import find_begin
+from sandbox_api.core.processes.page import read_page
 from sandbox_api.core.processes.stdin import Stdin
 from sandbox_api.core.processes.tail import OutputText, read_tail
 from sandbox_api.errors import ConflictError, InvalidError, NotFoundError
@@ -58,7 +62,7 @@ def _wait_timeout_s(text: str) -> float:
         value = float(text or 0)
     except ValueError:
         value = -1.0
-    if not value >= 0:  # not a number compares false as well
+    if not 0 <= value < math.inf:  # what is not a number compares false as well
         raise InvalidError(f"invalid timeout: {text!r} must be a number of seconds, at least 0")
     return min(value or WAIT_DEFAULT_S, WAIT_MOST_S)
 
@@ -78,15 +82,20 @@ async def get_logs(request: web.Request) -> web.Response:
     """The captured output."""
     process = _find(request, f"process with PID {_identifier(request)} not found")
     audit(request, "process_logs_access", identifier=_identifier(request))
-    output = await read_tail(process.output, request.app[SETTINGS].max_log_reply_bytes)
-    return json_reply(LogsReply(stdout=output.stdout, stderr=output.stderr, logs=output.logs))
+    most = request.app[SETTINGS].max_log_reply_bytes
+    if not wants_part(request):
+        return json_reply(logs_reply(await read_tail(process.output, most)))
+    begin = await find_begin(process.output, read_begin(request))
+    page = await read_page(process.output, begin, read_max_bytes(request, most))
+    return json_reply(logs_reply(page))
 
 
 async def stream_logs(request: web.Request) -> web.StreamResponse:
-    """The captured output and then what comes, line by line, to the end."""
+    """The captured output and then what comes, to the end."""
     process = _find(request, f"process with Identifier {_identifier(request)} not found")
     audit(request, "process_logs_stream", identifier=_identifier(request))
-    return await send_lines(request, process)
+    send = send_log_events if wants_events(request) else send_lines
+    return await send(request, process, await find_begin(process.output, read_begin(request)))
 
 
 async def stop_process(request: web.Request) -> web.Response:
@@ -104,19 +113,21 @@ async def kill_process(request: web.Request) -> web.Response:
 
 
 async def write_stdin(request: web.Request) -> web.Response:
-    """Hand the body to the process, as fast as it reads."""
+    """Hand the body to the process, as it comes and as fast as the process reads."""
     stdin = _open_stdin(request)
-    while chunk := await request.content.read(READ_BYTES):
-        await stdin.write(chunk)
+    max_bytes = request.app[SETTINGS].max_stdin_bytes or sys.maxsize
+    way_around = "send it in several requests, or raise SANDBOX_MAX_STDIN_BYTES"
+    await stdin.write(body_chunks(request, max_bytes, way_around))
     return json_reply(MessageReply(message="Data written to stdin successfully"))
 
 
 async def close_stdin(request: web.Request) -> web.Response:
     """The process reads an end of file; closing twice is fine."""
     process = _find(request, f"process with Identifier {_identifier(request)} not found")
-    if process.stdin is None:
+    if not process.spec.stdin:
         raise _no_stdin(process)
-    process.stdin.close()
+    if process.stdin is not None:
+        process.stdin.close()
     return json_reply(MessageReply(message="Stdin closed successfully"))
 
 
@@ -128,9 +139,15 @@ def _open_stdin(request: web.Request) -> Stdin:
 
 
 def _no_stdin(process: Process) -> ConflictError:
-    reason = "it was closed" if process.running else "it is not running"
-    if process.stdin is None:
+    reason = "it was closed"
+    if not process.spec.stdin:
         reason = 'start it with "stdin": true'
+    elif not process.running:
+        reason = "it is not running"
+    elif process.restarting:
+        reason = "it waits for its restart, try again"
+    elif process.stdin is None:
+        reason = "it was closed when the daemon was restarted"
     return ConflictError(f"process {process.name} has no open stdin: {reason}", process.who)
 
 

@@ -35,7 +35,11 @@ MAX_SEGMENTS: Final = 2048  # PATH_MAX is 4096 bytes; routing takes time for eac
 # `//filesystem//tmp/x` comes from the JavaScript SDK (spec/sdk-clients.md 2), and in
 # `/filesystem%2Ftmp/x` the escape doubles as the separator (spec/filesystem.md 2.2)
 _DOUBLED_SLASH = re.compile(r"//+")
-_JOINED = re.compile(r"/(filesystem(?:-find|-search|-content-search)?|watch/filesystem)%2[Ff]")
+_JOINED = re.compile(
+    r"/(filesystem(?:/tree|-find|-search|-content-search|-multipart/initiate)?"
+    r"|watch/filesystem)%2[Ff]"
+)
+_TREE_ROOT = "/filesystem/tree"  # means `/`, without a slash as well
 
 
 def canonical_path(raw_path: str) -> str:
@@ -44,12 +48,13 @@ def canonical_path(raw_path: str) -> str:
         raw_path = _DOUBLED_SLASH.sub("/", raw_path, count=1)
     if joined := _JOINED.match(raw_path):
         return f"/{joined[1]}/%2F{raw_path[joined.end() :]}"
-    return raw_path
+    return f"{_TREE_ROOT}/" if raw_path == _TREE_ROOT else raw_path
 
 
 def canonical_message(message: RawRequestMessage) -> RawRequestMessage:
     """A request head whose path is the canonical one."""
-    if "//" not in message.path[:2] and "%2" not in message.path:
+    path = message.path
+    if "//" not in path[:2] and "%2" not in path and not path.startswith(_TREE_ROOT):
         return message
     url = message.url
     path = canonical_path(url.raw_path)

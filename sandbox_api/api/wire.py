@@ -7,9 +7,10 @@ are ignored, broken UTF-8 becomes U+FFFD (spec/filesystem.md 1).
 
 import asyncio
 import json
+import json.scanner
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -18,9 +19,14 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.core.archives import Archives
+from sandbox_api.core.copies import Copies
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.processes import Processes
+from sandbox_api.core.processes.host import Host
+from sandbox_api.core.trees import Trees
+from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
@@ -29,6 +35,12 @@ M = TypeVar("M", bound=WireModel)
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
+UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
+RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
+ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
+COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
+TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
+HOST: web.AppKey[Host] = web.AppKey("host", Host)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
 
 
@@ -92,6 +104,29 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON; leave the key out or send null")
 
 
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r:.200} stands twice")
+    return found
+
+
+class PatientDecoder(json.JSONDecoder):
+    """Decodes large bodies on a thread; a key that stands twice is an error.
+
+    The scanner is the one that is written in Python (strings are still read in C), for the one in C
+    would hold the interpreter's lock, and so the event loop, until the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_unique_keys
+        )
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined] # no stub
+
+
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant)
 _JSON_SPACE = " \t\r\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -112,12 +147,14 @@ def client_path(request: web.Request, prefix: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
 
 
-async def read_body(request: web.Request, max_bytes: int, way_around: str) -> bytes:
-    """The whole body, with a cap.
+async def body_chunks(
+    request: web.Request, max_bytes: int, way_around: str
+) -> AsyncIterator[bytes]:
+    """The body as it comes, with a cap.
 
     Args:
         request: the request.
-        max_bytes: the most that is kept in memory.
+        max_bytes: the most that is taken.
         way_around: what the client can do instead; ends the error's text.
 
     Raises:
@@ -126,11 +163,19 @@ async def read_body(request: web.Request, max_bytes: int, way_around: str) -> by
     declared = request.content_length
     if declared is not None and declared > max_bytes:
         raise TooLargeError(f"request body of {declared} bytes is over {max_bytes}; {way_around}")
-    body = bytearray()
+    taken = 0
     while chunk := await request.content.read(READ_BYTES):
-        body += chunk
-        if len(body) > max_bytes:
+        taken += len(chunk)
+        if taken > max_bytes:
             raise TooLargeError(f"request body is over {max_bytes} bytes; {way_around}")
+        yield chunk
+
+
+async def read_body(request: web.Request, max_bytes: int, way_around: str) -> bytes:
+    """The whole body, with a cap; see `body_chunks`."""
+    body = bytearray()
+    async for chunk in body_chunks(request, max_bytes, way_around):
+        body += chunk
     return bytes(body)
 
 
@@ -150,21 +195,21 @@ async def read_json(request: web.Request, model: type[M], way_around: str = "sen
     return parse_json(body, model)
 
 
-def parse_json(body: bytes, model: type[M]) -> M:
+def parse_json(body: bytes, model: type[M], decoder: json.JSONDecoder = _DECODER) -> M:
     """A JSON text as a wire model; see the module's text for what is forgiven.
 
     Raises:
         InvalidError: `invalid request body: …`.
     """
-    return validate(_first_value(body), model)
+    return validate(_first_value(body, decoder), model)
 
 
-def _first_value(body: bytes) -> object:
+def _first_value(body: bytes, decoder: json.JSONDecoder) -> object:
     text = body.decode("utf-8", "replace").lstrip(_JSON_SPACE)
     if not text:
         raise InvalidError("invalid request body: EOF (the body is empty, JSON is expected)")
     try:
-        value, _ = _DECODER.raw_decode(text)
+        value, _ = decoder.raw_decode(text)
         return _without_surrogates(value) if "\\u" in text else value
     except json.JSONDecodeError as exc:
         if exc.pos >= len(text.rstrip(_JSON_SPACE)) or exc.msg.startswith("Unterminated"):

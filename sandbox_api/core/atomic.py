@@ -14,21 +14,28 @@ import os
 import secrets
 import stat
 import threading
+from typing import Final
 
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
+from sandbox_api.core.pathlocks import PathLocks
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, RESERVED_PREFIX
+from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
 
 _PRIVATE = 0o600  # until the last moment nobody but the writer can read what is not finished
-_COPY_BYTES = 1 << 30
 _EXISTING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _TEMPORARY = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # A directory that takes no new file, while a file in it may well be writable.
-_NO_TEMPORARY = frozenset(
+NO_TEMPORARY = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTSUP, errno.ENOSYS}
 )
 # A name that takes no rename: a mount point, another's file in a sticky directory.
 _NO_RENAME = frozenset({errno.EBUSY, errno.EPERM, errno.EACCES, errno.EXDEV})
+
+# Who takes the place of a file, or takes it away, holds its lock. One table for the process, since
+# the files are the same whoever asks.
+PATH_LOCKS: Final = PathLocks()
 
 
 class AtomicFile:
@@ -39,11 +46,16 @@ class AtomicFile:
     Args:
         path: absolute; a symlink's target is what is written, parents are created.
         sync: whether `commit` waits for the disk, to survive a loss of power.
+        condition: what must hold of the target, before the first byte and when it is replaced;
+            where bytes go straight to the target, only before the first.
     """
 
-    def __init__(self, path: str, *, sync: bool = False) -> None:
+    def __init__(
+        self, path: str, *, sync: bool = False, condition: Condition = UNCONDITIONAL
+    ) -> None:
         self.path = path
         self._sync = sync
+        self._condition = condition
         self._lock = threading.Lock()
         self._target = path
         self._exists = False
@@ -55,6 +67,7 @@ class AtomicFile:
     def _open(self) -> int:
         self._target = _follow(self.path)
         status = _existing_status(self._target)
+        self._condition.check(status)
         if status is None:
             return self._open_new()
         self._exists = True
@@ -63,7 +76,7 @@ class AtomicFile:
         try:
             return self._open_temporary()
         except OSError as exc:
-            if exc.errno not in _NO_TEMPORARY:
+            if exc.errno not in NO_TEMPORARY:
                 raise
             return os.open(self._target, _EXISTING)
 
@@ -92,6 +105,22 @@ class AtomicFile:
             with operation("write", self.path):
                 _write_all(output, data)
 
+    def append_range(self, source: int, offset: int, count: int) -> None:
+        """Append bytes of another file, within the kernel.
+
+        Args:
+            source: open for reading.
+            offset: of the first byte.
+            count: bytes.
+
+        Raises:
+            FailedError: as in `write`.
+        """
+        with self._lock:
+            output = self._output()
+            with operation("write", self.path):
+                copy_range(source, output, offset, count)
+
     def _output(self) -> int:
         """Where bytes go: the temporary file, else the target itself, emptied first."""
         with operation("open", self.path):
@@ -104,31 +133,44 @@ class AtomicFile:
                 self._emptied = True
         return self._fd
 
-    def commit(self, mode: int = DEFAULT_FILE_MODE, change_mode: int | None = None) -> None:
+    def commit(
+        self, mode: int = DEFAULT_FILE_MODE, change_mode: int | None = None
+    ) -> os.stat_result:
         """Let the target have the new content, and end.
 
         Args:
             mode: permission bits of a file that did not exist, exactly as they will be.
             change_mode: new permission bits of a file that existed; None keeps its own.
 
+        Returns:
+            The status of the target as it was left.
+
         Raises:
             FailedError: the target keeps its old content (unless it is written in place).
+            PreconditionError: the same, since the condition does not hold.
         """
         with self._lock, operation("open", self.path):
-            output = self._output()
-            status = _status(self._target) if self._exists else None
-            if not self._temporary:
-                self._finish_in_place(output, change_mode)
-            elif status is None:
-                os.fchmod(output, mode)
-                self._rename()
-            elif not self._replace(status, change_mode):
-                self._copy_into_place(change_mode)
+            self._output()
+            with PATH_LOCKS.hold(self._target):
+                written = self._take_place(mode, change_mode)
         self.discard()
+        return written
+
+    def _take_place(self, mode: int, change_mode: int | None) -> os.stat_result:
+        if not self._temporary:
+            return self._finish_in_place(change_mode)
+        status = target_status(self._target)
+        self._condition.check(status)
+        if not self._exists or status is None:
+            os.fchmod(self._fd, mode)
+            self._rename()
+        elif not self._replace(status, change_mode):
+            return self._copy_into_place(change_mode)
+        return os.fstat(self._fd)
 
     def _replace(self, status: os.stat_result, change_mode: int | None) -> bool:
         """Rename over the target; False where that would lose something or cannot work."""
-        if status.st_nlink > 1 or not _inherit(self._target, self._fd, status, change_mode):
+        if status.st_nlink > 1 or not inherit(self._target, self._fd, status, change_mode):
             return False
         try:
             self._rename()
@@ -146,22 +188,24 @@ class AtomicFile:
         if self._sync:
             _sync_directory(os.path.dirname(self._target))
 
-    def _finish_in_place(self, fd: int, change_mode: int | None) -> None:
+    def _finish_in_place(self, change_mode: int | None) -> os.stat_result:
         if change_mode is not None:
-            os.fchmod(fd, change_mode)
+            os.fchmod(self._fd, change_mode)
         if self._sync:
-            os.fsync(fd)
+            os.fsync(self._fd)
+        return os.fstat(self._fd)
 
-    def _copy_into_place(self, change_mode: int | None) -> None:
+    def _copy_into_place(self, change_mode: int | None) -> os.stat_result:
         target = os.open(self._target, _EXISTING)
         try:
             if change_mode is not None:
                 os.fchmod(target, change_mode)
             _truncate(target)
             with operation("write", self.path):
-                _copy(self._fd, target)
+                copy_range(self._fd, target, 0, os.fstat(self._fd).st_size)
             if self._sync:
                 os.fsync(target)
+            return os.fstat(target)
         finally:
             os.close(target)
 
@@ -173,8 +217,11 @@ class AtomicFile:
                 os.close(self._fd)
                 self._fd = -1
             if self._temporary:
-                _unlink_quietly(self._temporary)
+                self._drop_temporary()
                 self._temporary = ""
+
+    def _drop_temporary(self) -> None:
+        unlink_quietly(self._temporary)
 
 
 def write_file(
@@ -184,12 +231,13 @@ def write_file(
     mode: int = DEFAULT_FILE_MODE,
     change_mode: int | None = None,
     sync: bool = False,
-) -> None:
-    """Write a whole file at once; arguments and errors as in `AtomicFile`."""
-    file = AtomicFile(path, sync=sync)
+    condition: Condition = UNCONDITIONAL,
+) -> os.stat_result:
+    """Write a whole file at once; arguments, result and errors as in `AtomicFile`."""
+    file = AtomicFile(path, sync=sync, condition=condition)
     try:
         file.write(data)
-        file.commit(mode, change_mode)
+        return file.commit(mode, change_mode)
     finally:
         file.discard()
 
@@ -233,7 +281,8 @@ def _follow(path: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
-def _status(path: str) -> os.stat_result | None:
+def target_status(path: str) -> os.stat_result | None:
+    """The status of what a path leads to; None where there is nothing."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -245,7 +294,7 @@ def _existing_status(path: str) -> os.stat_result | None:
 
     A rename needs no right to write the file that it replaces, a write does: so ask.
     """
-    status = _status(path)
+    status = target_status(path)
     if status is None:
         return None
     if stat.S_ISDIR(status.st_mode):
@@ -257,8 +306,15 @@ def _existing_status(path: str) -> os.stat_result | None:
     return status
 
 
-def _inherit(source: str, fd: int, status: os.stat_result, change_mode: int | None) -> bool:
-    """Give a file the owner, attributes and mode of another; False where the system refuses."""
+def inherit(source: str | int, fd: int, status: os.stat_result, change_mode: int | None) -> bool:
+    """Give a file what another has; False where the system refuses.
+
+    Args:
+        source: path or descriptor of the other.
+        fd: the file.
+        status: of the other, whose owner and mode it takes.
+        change_mode: permission bits instead of the other's.
+    """
     try:
         own = os.fstat(fd)
         if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
@@ -270,7 +326,7 @@ def _inherit(source: str, fd: int, status: os.stat_result, change_mode: int | No
     return True
 
 
-def _copy_attributes(source: str, fd: int) -> None:
+def _copy_attributes(source: str | int, fd: int) -> None:
     wanted, present = _attributes(source), _attributes(fd)
     for name in present:
         if name not in wanted and not name.startswith("security."):
@@ -293,12 +349,6 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _copy(source: int, target: int) -> None:
-    offset = 0
-    while count := os.sendfile(target, source, offset, _COPY_BYTES):
-        offset += count
-
-
 def _truncate(fd: int) -> None:
     if stat.S_ISREG(os.fstat(fd).st_mode):
         os.ftruncate(fd, 0)
@@ -312,7 +362,8 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _unlink_quietly(path: str) -> None:
+def unlink_quietly(path: str) -> None:
+    """Remove a file where that is possible."""
     try:
         os.unlink(path)
     except OSError:

@@ -6,14 +6,15 @@ Everything here blocks: run it on file threads.
 import errno
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from sandbox_api.core.metadata import FileInfo, OwnerNames, describe, raw_path
+from sandbox_api.core.metadata import FileInfo, OwnerNames, describe, describe_unknown, raw_path
 from sandbox_api.core.paths import RESERVED_PREFIX, printable
 from sandbox_api.core.refusals import operation, refusal
+from sandbox_api.core.walk import by_name, is_directory, name_bytes
 from sandbox_api.errors import FailedError
 
 SYSTEM_DIRECTORIES = frozenset(
@@ -39,30 +40,57 @@ class Subdirectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing, by name: it stays true while entries come and go.
+
+    Attributes:
+        limit: the most entries that are listed, at least 1.
+        after: the name, as bytes, after which it begins; empty for the first page.
+    """
+
+    limit: int
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
-    """One level of a directory, both lists sorted bytewise by name."""
+    """One level of a directory, both lists sorted bytewise by name.
+
+    Attributes:
+        next_after: where the next page begins; None where this is the last or the only one.
+    """
 
     path: str
     name: str
     raw_path: bytes | None
-    files: Sequence[FileInfo]
-    subdirectories: Sequence[Subdirectory]
+    files: list[FileInfo]
+    subdirectories: list[Subdirectory]
+    next_after: bytes | None = None
 
 
-def list_directory(path: str, shown: str, owners: OwnerNames) -> Directory:
+def list_directory(
+    path: str, shown: str, owners: OwnerNames, page: Page | None = None
+) -> Directory:
     """What is in a directory, hidden names too; links are described, not followed.
 
     Args:
         path: absolute.
         shown: the same path as the client sees it; entries are shown below it.
         owners: names of users and groups.
+        page: which part; None for all.
 
     Raises:
         FailedError: `open A: …`.
     """
     with operation("open", path), os.scandir(path) as scan:
-        entries = list(scan)
-    return _describe_entries(entries, path, shown, owners)
+        entries = [entry for entry in scan if not entry.name.startswith(RESERVED_PREFIX)]
+    if page is None:
+        return _describe_entries(by_name(entries), path, shown, owners)
+    rest = [entry for entry in entries if name_bytes(entry) > page.after]
+    chosen = list(islice(by_name(rest), page.limit + 1))
+    following = name_bytes(chosen[page.limit - 1]) if len(chosen) > page.limit else None
+    directory = _describe_entries(chosen[: page.limit], path, shown, owners)
+    return replace(directory, next_after=following)
 
 
 def list_small_directory(path: str, shown: str, owners: OwnerNames) -> Directory | None:
@@ -75,38 +103,53 @@ def list_small_directory(path: str, shown: str, owners: OwnerNames) -> Directory
         entries = list(islice(scan, SMALL_ENTRIES + 1))
     if len(entries) > SMALL_ENTRIES:
         return None
-    return _describe_entries(entries, path, shown, owners)
+    visible = [entry for entry in entries if not entry.name.startswith(RESERVED_PREFIX)]
+    return _describe_entries(by_name(visible), path, shown, owners)
 
 
 def _describe_entries(
-    entries: list[os.DirEntry[str]], path: str, shown: str, owners: OwnerNames
+    entries: Iterable[os.DirEntry[str]], path: str, shown: str, owners: OwnerNames
 ) -> Directory:
-    base = _entry_base(shown)
+    base = entry_base(shown)
     files: list[FileInfo] = []
     subdirectories: list[Subdirectory] = []
     owners.refresh()
-    for entry in sorted(entries, key=_name_bytes):
-        if entry.name.startswith(RESERVED_PREFIX):
-            continue
-        with suppress(FileNotFoundError):  # it vanished meanwhile
-            if entry.is_dir(follow_symlinks=False):
-                subdirectories.append(_describe_subdirectory(base + entry.name, entry.name))
-            else:
-                status = entry.stat(follow_symlinks=False)
-                files.append(describe(base + entry.name, entry.name, status, owners))
+    for entry in entries:
+        if is_directory(entry):
+            subdirectories.append(describe_subdirectory(base + entry.name, entry.name))
+        else:
+            with suppress(FileNotFoundError):  # it vanished meanwhile
+                files.append(describe_entry(entry, base + entry.name, owners))
     name = posixpath.basename(path) or "/"
     return Directory(printable(shown), printable(name), raw_path(shown), files, subdirectories)
 
 
-def _name_bytes(entry: os.DirEntry[str]) -> bytes:
-    return os.fsencode(entry.name)
+def describe_entry(entry: os.DirEntry[str], path: str, owners: OwnerNames) -> FileInfo:
+    """What is not a directory; one that the system tells nothing about has only its name.
+
+    Args:
+        entry: of a directory.
+        path: as the client sees it.
+        owners: names of users and groups.
+
+    Raises:
+        FileNotFoundError: it vanished meanwhile.
+    """
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return describe_unknown(path, entry.name)
+    return describe(path, entry.name, status, owners)
 
 
-def _describe_subdirectory(path: str, name: str) -> Subdirectory:
+def describe_subdirectory(path: str, name: str) -> Subdirectory:
+    """A directory within another; `path` as the client sees it."""
     return Subdirectory(printable(path), printable(name), raw_path(path))
 
 
-def _entry_base(shown: str) -> str:
+def entry_base(shown: str) -> str:
     """What the names of entries are appended to."""
     cleaned = posixpath.normpath(shown)
     if cleaned == ".":
@@ -114,13 +157,14 @@ def _entry_base(shown: str) -> str:
     return cleaned if cleaned.endswith("/") else cleaned + "/"
 
 
-def refuse_protected(path: str, workdir: str, home: str) -> None:
+def refuse_protected(path: str, workdir: str, home: str, verb: str = "delete") -> None:
     """Refuse to delete what would take the sandbox away, by its own name and through links.
 
     Args:
         path: absolute.
         workdir: absolute; it and what holds it are protected.
         home: the same; may be empty.
+        verb: what is refused, for the text.
 
     Raises:
         FailedError: the text names `?force=true`.
@@ -133,7 +177,7 @@ def refuse_protected(path: str, workdir: str, home: str) -> None:
         if candidate in SYSTEM_DIRECTORIES or any(f"{n}/".startswith(below) for n in needed):
             raise FailedError(
                 f"{printable(path)} is a directory that the sandbox needs; "
-                "to delete it all the same, add ?force=true"
+                f"to {verb} it all the same, add ?force=true"
             )
 
 
@@ -214,8 +258,8 @@ class _Removal:
         with os.scandir(self._fd) as scan:
             entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
         self._levels.append(level)
-        for self._name, is_directory in entries:
-            if is_directory:
+        for self._name, descends in entries:
+            if descends:
                 level.directories.append(self._name)
             else:
                 self._remove(os.unlink)

@@ -11,9 +11,17 @@ import os
 import stat
 from typing import NamedTuple
 
-from sandbox_api.core.atomic import AtomicFile, make_directories, write_file
+from sandbox_api.core.atomic import (
+    PATH_LOCKS,
+    AtomicFile,
+    make_directories,
+    target_status,
+    write_file,
+)
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition, file_version
 from sandbox_api.core.directories import (
     Directory,
+    Page,
     list_directory,
     list_small_directory,
     refuse_protected,
@@ -26,12 +34,11 @@ from sandbox_api.core.metadata import OwnerNames, describe
 from sandbox_api.core.paths import (
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
-    RESERVED_PREFIX,
     Location,
     PathResolver,
     printable,
 )
-from sandbox_api.core.refusals import attempt, operation
+from sandbox_api.core.refusals import attempt, operation, refuse_reserved
 from sandbox_api.core.regular import (
     READ_FLAGS,
     OpenedFile,
@@ -40,7 +47,7 @@ from sandbox_api.core.regular import (
     open_regular,
 )
 from sandbox_api.core.writer import FileWriter
-from sandbox_api.errors import FailedError, TooLargeError
+from sandbox_api.errors import TooLargeError
 
 SMALL_BYTES = 64 * 1024
 READ_BYTES = 1 << 20
@@ -52,6 +59,7 @@ class FileContent(NamedTuple):
     Attributes:
         content: UTF-8 text with U+FFFD for what is none, or base64.
         encoding: `utf-8` or `base64`.
+        version: as `file_version` tells it; empty for a pseudo file, whose size is always 0.
     """
 
     path: str
@@ -64,6 +72,7 @@ class FileContent(NamedTuple):
     group: str
     content: str
     encoding: str
+    version: str
 
 
 class Files:
@@ -95,31 +104,34 @@ class Files:
         """The location that a client's path names; errors as in `PathResolver.resolve`."""
         return self.paths.resolve(path)
 
-    async def read(self, location: Location, encoding: str = "utf-8") -> FileContent | Directory:
+    async def read(
+        self, location: Location, encoding: str = "utf-8", page: Page | None = None
+    ) -> FileContent | Directory:
         """A file with its content, or a directory's listing.
 
         Args:
             location: what to read; a symlink is followed.
             encoding: `utf-8` or `base64`.
+            page: which part of a listing; None for all.
 
         Raises:
             NotFoundError: there is nothing.
             TooLargeError: the content is over the limit.
             FailedError: no regular file, or the system refused.
         """
-        if self._threads.inline and encoding == "utf-8":
+        if self._threads.inline and encoding == "utf-8" and page is None:
             found = self._read_here(location)
             if found is not None:
                 return found
-        return await self._threads.run(self._read, location, encoding)
+        return await self._threads.run(self._read, location, encoding, page)
 
-    async def list(self, location: Location) -> Directory:
-        """One level of a directory.
+    async def list(self, location: Location, page: Page | None = None) -> Directory:
+        """One level of a directory, or a page of it.
 
         Raises:
             FailedError: `error listing directory: open A: …`.
         """
-        return await self._threads.run(self._list, location)
+        return await self._threads.run(self._list, location, page)
 
     async def open(self, location: Location) -> OpenedFile | None:
         """Open a regular file for reading; None when it is a directory that can be listed.
@@ -136,64 +148,90 @@ class Files:
             raise
 
     async def write(
-        self, location: Location, data: bytes, mode: int | None = None, *, sync: bool = False
-    ) -> None:
-        """Write a whole file; parents are made.
+        self,
+        location: Location,
+        data: bytes,
+        mode: int | None = None,
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
+    ) -> os.stat_result:
+        """Write a whole file; parents are made. Returns its status as it was left.
 
         Args:
             location: the file; a symlink's target is written.
             data: its content.
             mode: permission bits, for an existing file too; None is 0644 for a new one.
             sync: whether to wait for the disk.
+            condition: what must hold of the file.
 
         Raises:
             FailedError: `error writing file: …`; what was there is still there.
+            PreconditionError: the condition does not hold.
         """
         with attempt("error writing file"):
-            _refuse_reserved(location)
-            await self._threads.run(
+            refuse_reserved(location)
+            return await self._threads.run(
                 write_file,
                 location.absolute,
                 data,
                 mode=DEFAULT_FILE_MODE if mode is None else mode,
                 change_mode=mode,
                 sync=sync or self._fsync,
+                condition=condition,
             )
 
-    def writer(self, location: Location, *, sync: bool = False) -> "FileWriter":
+    def writer(
+        self, location: Location, *, sync: bool = False, condition: Condition = UNCONDITIONAL
+    ) -> FileWriter:
         """A writer that takes a file's content in pieces; use it as an async context.
 
         Args:
             location: the file; a symlink's target is written.
             sync: whether to wait for the disk.
+            condition: what must hold of the file.
 
         Raises:
             FailedError: the name is reserved.
         """
-        _refuse_reserved(location)
-        file = AtomicFile(location.absolute, sync=sync or self._fsync)
+        refuse_reserved(location)
+        file = AtomicFile(location.absolute, sync=sync or self._fsync, condition=condition)
         return FileWriter(self._threads, file)
 
-    async def make_directory(self, location: Location, mode: int | None = None) -> None:
+    async def make_directory(
+        self,
+        location: Location,
+        mode: int | None = None,
+        *,
+        condition: Condition = UNCONDITIONAL,
+    ) -> None:
         """Make a directory and what is missing above it; an existing one stays as it is.
 
         Args:
             location: the directory.
             mode: permission bits of every new level; None is 0755.
+            condition: what must hold of the directory; it has no version.
 
         Raises:
             FailedError: `error creating directory: mkdir …`.
+            PreconditionError: the condition does not hold.
         """
         with attempt("error creating directory"):
-            _refuse_reserved(location)
+            refuse_reserved(location)
             await self._threads.run(
-                make_directories,
+                _make_directory,
                 location.absolute,
                 DEFAULT_DIRECTORY_MODE if mode is None else mode,
+                condition,
             )
 
     async def delete(
-        self, location: Location, *, recursive: bool = False, force: bool = False
+        self,
+        location: Location,
+        *,
+        recursive: bool = False,
+        force: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> bool:
         """Delete a file, a link (never its target) or a directory; True for a directory.
 
@@ -201,12 +239,14 @@ class Files:
             location: what to delete.
             recursive: whether a directory may hold something.
             force: whether it may be a directory that the sandbox needs.
+            condition: what must hold of the file, or of the one that a link leads to.
 
         Raises:
             NotFoundError: there is nothing.
             FailedError: it is protected, not empty, or the system refused.
+            PreconditionError: the condition does not hold.
         """
-        return await self._threads.run(self._delete, location, recursive, force)
+        return await self._threads.run(self._delete, location, recursive, force, condition)
 
     def _read_here(self, location: Location) -> FileContent | Directory | None:
         """What is small and on a local disk, so that nothing waits; None where that is uncertain.
@@ -239,10 +279,12 @@ class Files:
             return None
         return self._content(location, status, data, "utf-8")
 
-    def _read(self, location: Location, encoding: str) -> FileContent | Directory:
+    def _read(
+        self, location: Location, encoding: str, page: Page | None
+    ) -> FileContent | Directory:
         status = follow_status(location)
         if stat.S_ISDIR(status.st_mode):
-            return self._list(location)
+            return self._list(location, page)
         with attempt("error reading file"):
             fd, status = open_regular(location.absolute, status)
             try:
@@ -269,12 +311,13 @@ class Files:
     ) -> FileContent:
         self._owners.refresh()
         info = describe(location.shown, location.name, status, self._owners)
-        return FileContent(*info, _decode(data, encoding), encoding)
+        version = "" if data and not status.st_size else file_version(status)
+        return FileContent(*info, decode_content(data, encoding), encoding, version)
 
-    def _list(self, location: Location) -> Directory:
+    def _list(self, location: Location, page: Page | None) -> Directory:
         with attempt("error listing directory"):
             shown = self._shown_directory(location)
-            directory = list_directory(location.absolute, shown, self._owners)
+            directory = list_directory(location.absolute, shown, self._owners, page)
         self._local.learn(location.absolute)
         return directory
 
@@ -297,15 +340,19 @@ class Files:
                     content = self._read_all(fd, path, 0) or None
         return OpenedFile(location.name, file, status, content)
 
-    def _delete(self, location: Location, recursive: bool, force: bool) -> bool:
+    def _delete(
+        self, location: Location, recursive: bool, force: bool, condition: Condition
+    ) -> bool:
         path = location.absolute
         status = entry_status(location)
         if not force:
             refuse_protected(path, self.paths.workdir, self.paths.home)
         if not stat.S_ISDIR(status.st_mode):
-            with attempt("error deleting file"), operation("remove", path):
+            with attempt("error deleting file"), operation("remove", path), PATH_LOCKS.hold(path):
+                condition.check(target_status(path))
                 os.unlink(path)
             return False
+        condition.check(status)
         with attempt("error deleting directory"):
             if recursive:
                 remove_tree(path)
@@ -314,18 +361,20 @@ class Files:
         return True
 
 
-def _decode(data: bytes, encoding: str) -> str:
+def _make_directory(path: str, mode: int, condition: Condition) -> None:
+    with operation("mkdir", path):
+        condition.check(target_status(path))
+        make_directories(os.path.dirname(path), mode)
+        with PATH_LOCKS.hold(path):
+            condition.check(target_status(path))
+            make_directories(path, mode)
+
+
+def decode_content(data: bytes, encoding: str) -> str:
+    """Content as text: base64, or UTF-8 in which U+FFFD stands for what is none."""
     if encoding == "base64":
         return binascii.b2a_base64(data, newline=False).decode()
     return data.decode("utf-8", "replace")
-
-
-def _refuse_reserved(location: Location) -> None:
-    if location.reserved:
-        raise FailedError(
-            f"open {printable(location.absolute)}: names that begin with {RESERVED_PREFIX} are "
-            "reserved for writes under way; choose another name"
-        )
 
 
 def _too_large(path: str, what: str, limit: int) -> TooLargeError:

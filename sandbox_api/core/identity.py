@@ -90,10 +90,14 @@ class FileThreads:
 
     Args:
         identity: the workload user, or None for the daemon's own.
+
+    Attributes:
+        closing: set when the daemon stops: what may run for long looks at it and ends.
     """
 
     def __init__(self, identity: Identity | None) -> None:
         self.identity = identity
+        self.closing = False
         self._pool = ThreadPoolExecutor(FILE_THREADS, "files", initializer=self._take_identity)
 
     def _take_identity(self) -> None:
@@ -117,4 +121,5 @@ class FileThreads:
 
     def close(self) -> None:
         """Let queued work go; running work ends by itself."""
+        self.closing = True
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -8,9 +8,13 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 1.0
+LOCK_RETRY_S = 0.01
 
 
 class ScaleFile:
@@ -53,7 +57,8 @@ class ScaleFile:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                if not _lock(fd):
+                    log.warning("[Scale] %s stays locked, writing all the same", self._path)
                 os.pwrite(fd, payload, 0)
             finally:
                 os.close(fd)
@@ -61,3 +66,17 @@ class ScaleFile:
             log.warning(
                 "[Scale] writing %s to %s failed: %s", payload.decode(), self._path, exc.strerror
             )
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock, waiting a while: a process must not hang on whoever never gives it back."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_RETRY_S)
+        else:
+            return True

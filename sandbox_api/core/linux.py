@@ -17,12 +17,17 @@ from pathlib import Path
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+FICLONE = 0x40049409
 F_SETPIPE_SZ = 1031
+PR_SET_CHILD_SUBREAPER = 36
 PIDFD_INFO_EXIT = 1 << 3
 PIDFD_INFO_BYTES = 64
 PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
+_SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 
 
 @cache
@@ -31,6 +36,7 @@ def _quick_calls() -> ctypes.PyDLL:
     library.setfsuid.argtypes = library.setfsgid.argtypes = [ctypes.c_uint]
     library.setfsuid.restype = library.setfsgid.restype = ctypes.c_int
     library.syscall.restype = ctypes.c_long
+    library.prctl.restype = ctypes.c_int
     return library
 
 
@@ -39,6 +45,7 @@ def _slow_calls() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.fallocate.restype = ctypes.c_int
+    library.syscall.restype = ctypes.c_long
     return library
 
 
@@ -73,6 +80,16 @@ def set_thread_identity(uid: int, gid: int, groups: Sequence[int]) -> None:
         raise PermissionError(1, "the kernel refused to change the file identity", "setfsuid")
 
 
+def become_subreaper() -> None:
+    """Become the parent of every descendant that loses its own (PR_SET_CHILD_SUBREAPER(2const)).
+
+    Raises:
+        OSError: a kernel before 3.4, or a filter.
+    """
+    if _quick_calls().prctl(PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (1, 0, 0, 0))) != 0:
+        _raise_errno("prctl")
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Give the disk blocks of a byte range back; the file keeps its size (fallocate(2)).
 
@@ -87,6 +104,48 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     if _slow_calls().fallocate(fd, mode, offset, length) != 0:
         _raise_errno("fallocate")
+
+
+def preallocate(fd: int, offset: int, length: int) -> None:
+    """Give disk blocks to a byte range; the file grows where that is beyond its end (fallocate(2)).
+
+    Args:
+        fd: an open file.
+        offset: first byte.
+        length: bytes.
+
+    Raises:
+        OSError: EOPNOTSUPP where the file system cannot; ENOSPC when the disk is full.
+    """
+    if _slow_calls().fallocate(fd, 0, offset, length) != 0:
+        _raise_errno("fallocate")
+
+
+def rename_exclusive(source: str, target: str) -> None:
+    """Rename, unless the target exists: one step that nobody can come between (renameat2(2)).
+
+    Raises:
+        FileExistsError: the target exists.
+        OSError: EINVAL or ENOSYS where the file system or the kernel cannot.
+    """
+    here = ctypes.c_long(_AT_FDCWD)
+    number = ctypes.c_long(_SYS_RENAMEAT2[os.uname().machine])
+    old, new = ctypes.c_char_p(os.fsencode(source)), ctypes.c_char_p(os.fsencode(target))
+    flags = ctypes.c_uint(_RENAME_NOREPLACE)
+    if _slow_calls().syscall(number, here, old, here, new, flags) != 0:
+        _raise_errno("renameat2")
+
+
+def clone_file(source: int, target: int) -> bool:
+    """Let one file share the other's blocks; False where the file system has none to share.
+
+    FICLONE, ioctl_ficlonerange(2).
+    """
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def erase_environment(name: bytes) -> None:
@@ -119,6 +178,25 @@ def first_data(fd: int) -> int:
     except OSError as exc:
         if exc.errno != errno.ENXIO:
             return 0
+        return os.fstat(fd).st_size
+
+
+def next_data(fd: int, offset: int) -> int:
+    """Where the next data of a file begins, at an offset or after it; past all data, its size.
+
+    Where the file system knows no holes, all is data (lseek(2), SEEK_DATA).
+    """
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as exc:
+        return os.fstat(fd).st_size if exc.errno == errno.ENXIO else offset
+
+
+def next_hole(fd: int, offset: int) -> int:
+    """Where the data at an offset of a file ends."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_HOLE)
+    except OSError:
         return os.fstat(fd).st_size
 
 

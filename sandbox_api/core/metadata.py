@@ -55,6 +55,11 @@ def describe(path: str, name: str, status: os.stat_result, owners: "OwnerNames")
     )
 
 
+def describe_unknown(path: str, name: str) -> FileInfo:
+    """The description of a file that the system tells nothing about but its name."""
+    return FileInfo(printable(path), printable(name), raw_path(path), 0, 0, 0, "", "")
+
+
 def raw_path(path: str) -> bytes | None:
     """The bytes of a path that is not UTF-8, else None."""
     if path.isascii():

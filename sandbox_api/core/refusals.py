@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sandbox_api.core.paths import printable
+from sandbox_api.core.paths import RESERVED_PREFIX, Location, printable
 from sandbox_api.errors import FailedError, SandboxError, UnavailableError, os_text
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -42,3 +42,16 @@ def attempt(text: str) -> Iterator[None]:
         yield
     except (FailedError, UnavailableError) as exc:
         raise type(exc)(f"{text}: {exc.message}") from exc.__cause__
+
+
+def refuse_reserved(location: Location) -> None:
+    """Refuse to write what has a name of ours.
+
+    Raises:
+        FailedError: `open A: …`.
+    """
+    if location.reserved:
+        raise FailedError(
+            f"open {printable(location.absolute)}: names that begin with {RESERVED_PREFIX} are "
+            "reserved for writes under way; choose another name"
+        )

@@ -11,8 +11,11 @@ import sys
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import Identity
+from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.reaper import Child, Reaper
 from sandbox_api.core.processes.spawn import Launch, spawn
+
+GROUP = "startup-command"
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,13 @@ class StartupCommand:
     """
 
     def __init__(self, child: Child, reaper: Reaper) -> None:
+        self._child = child
         self._reaper = reaper
         self._task = asyncio.create_task(self._report(child))
 
     @classmethod
     def start(
-        cls, command: str, environment: Environment, identity: Identity | None
+        cls, command: str, environment: Environment, identity: Identity | None, host: Host
     ) -> "StartupCommand":
         """Start it.
 
@@ -39,6 +43,7 @@ class StartupCommand:
             command: a line for the shell.
             environment: what it inherits; SHELL and SHELL_ARGS are read from it.
             identity: the workload user, or None.
+            host: who waits for it, and has a control group for it.
 
         Raises:
             FailedError: the shell cannot be started.
@@ -54,8 +59,10 @@ class StartupCommand:
         )
         stderr = sys.stderr.fileno()
         popen = spawn(launch, subprocess.DEVNULL, stderr, stderr, environment.get("PATH"))
-        reaper = Reaper()
-        return cls(reaper.watch(popen), reaper)
+        child = host.reaper.watch(popen)
+        if host.cgroups is not None:
+            host.cgroups.join(host.cgroups.group(GROUP), child)
+        return cls(child, host.reaper)
 
     async def _report(self, child: Child) -> None:
         end = await child.exited
@@ -69,4 +76,4 @@ class StartupCommand:
     def close(self) -> None:
         """Let go of it; it lives on."""
         self._task.cancel()
-        self._reaper.close()
+        self._reaper.release(self._child)

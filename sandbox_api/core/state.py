@@ -136,5 +136,5 @@ def _take_lock(path: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(fd)
-        raise BlockingIOError(exc.errno, "in use by another daemon of this port") from None
+        raise BlockingIOError(exc.errno, "in use by another daemon") from None
     return fd

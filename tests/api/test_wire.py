@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from sandbox_api.api.schemas.base import WireModel
-from sandbox_api.api.wire import dump_json, parse_json, read_json
+from sandbox_api.api.wire import PatientDecoder, dump_json, parse_json, read_json
 from sandbox_api.errors import InvalidError
 
 AppClient = Callable[..., Awaitable[TestClient]]
@@ -140,6 +140,24 @@ JSON = st.recursive(
 def test_any_json_is_a_body_or_a_refusal(value: dict[str, object]) -> None:
     """Whatever the types are."""
     assert refusal(json.dumps(value).encode()).startswith("invalid request body: ")
+
+
+@given(st.binary(max_size=200))
+def test_the_patient_decoder_reads_the_same(body: bytes) -> None:
+    """What lets others run in between takes and refuses what the quick one does."""
+    outcomes = []
+    for decoder in (json.JSONDecoder(), PatientDecoder()):
+        try:
+            outcomes.append(parse_json(body, SampleRequest, decoder).model_dump_json())
+        except InvalidError:
+            outcomes.append("")
+    assert outcomes[0] == outcomes[1]
+
+
+def test_the_patient_decoder_tells_doubles() -> None:
+    """A key that stands twice would lose one of its values."""
+    with pytest.raises(InvalidError, match="the key 'B' stands twice"):
+        parse_json(b'{"env": {"A": "1", "B": "2", "B": "3"}}', SampleRequest, PatientDecoder())
 
 
 def test_replies_are_always_utf8() -> None:

@@ -50,3 +50,9 @@ def as_nobody(nobody_threads: FileThreads) -> Callable[..., object]:
         return asyncio.run(nobody_threads.run(function, *arguments))
 
     return call
+
+
+def let_others_in(directory: Path) -> None:
+    """Let other users reach a directory of tests, which are private."""
+    for parent in (directory, *directory.parents):
+        parent.chmod(parent.stat().st_mode | 0o001)

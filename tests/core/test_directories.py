@@ -3,12 +3,15 @@
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox_api.core.directories import (
     SMALL_ENTRIES,
+    Directory,
+    Page,
     list_directory,
     list_small_directory,
     refuse_protected,
@@ -18,6 +21,7 @@ from sandbox_api.core.directories import (
 from sandbox_api.core.metadata import OwnerNames
 from sandbox_api.core.paths import RESERVED_PREFIX
 from sandbox_api.errors import FailedError
+from tests.core.conftest import let_others_in
 
 OWNERS = OwnerNames()
 
@@ -153,3 +157,29 @@ def test_g25_links_to_protected_directories(tmp_path: Path) -> None:
     for path in ("etc", "work", "real"):
         with pytest.raises(FailedError, match="force"):
             refuse_protected(str(tmp_path / path), str(tmp_path / "work"), "")
+
+
+def test_pages_by_name(tmp_path: Path) -> None:
+    """A page is the next names, files and directories together; the last tells no next."""
+    for name in "abcde":
+        (tmp_path / name).mkdir() if name in "bd" else (tmp_path / name).touch()
+    first = list_directory(str(tmp_path), "x", OWNERS, Page(3))
+    assert [file.name for file in first.files] == ["a", "c"]
+    assert [each.name for each in first.subdirectories] == ["b"]
+    assert first.next_after == b"c"
+    last = list_directory(str(tmp_path), "x", OWNERS, Page(3, b"c"))
+    assert [file.name for file in last.files] == ["e"]
+    assert last.next_after is None
+    assert list_directory(str(tmp_path), "x", OWNERS, Page(5)).next_after is None
+
+
+def test_one_broken_entry_never_fails_the_listing(
+    tmp_path: Path, as_nobody: Callable[..., object]
+) -> None:
+    """Who may list a directory but not enter it sees names, and nothing else of them."""
+    (tmp_path / "f").write_text("x")
+    let_others_in(tmp_path)
+    tmp_path.chmod(0o744)
+    listing = as_nobody(list_directory, str(tmp_path), "x", OWNERS)
+    assert isinstance(listing, Directory)
+    assert listing.files == [("x/f", "f", None, 0, 0, 0, "", "")]

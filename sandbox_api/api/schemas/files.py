@@ -1,5 +1,6 @@
 """Wire models of files and directories (spec/filesystem.md 4 and 5)."""
 
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field
 
-from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.api.schemas.base import PathReply, WireModel
 from sandbox_api.core.paths import mode_text
 
 _FIRST_SECOND = -62_135_596_800  # of the year 1
@@ -73,14 +74,32 @@ class SubdirectoryReply(WireModel):
     raw_path: RawPath
 
 
+def _cursor(after: object) -> object:
+    return urlsafe_b64encode(after).decode() if isinstance(after, bytes) else after
+
+
 class DirectoryReply(WireModel):
-    """A directory's listing."""
+    """A directory's listing, or a page of it."""
 
     path: str
     name: str
     files: list[FileReply]
     subdirectories: list[SubdirectoryReply]
     raw_path: RawPath
+    next_cursor: Annotated[
+        str | None,
+        BeforeValidator(_cursor),
+        Field(
+            default=None, validation_alias="next_after", exclude_if=lambda cursor: cursor is None
+        ),
+    ]
+
+
+class UploadProgressReply(PathReply):
+    """An upload that is not complete: where it goes on."""
+
+    offset: int
+    total: int
 
 
 class WriteFileRequest(WireModel):

@@ -52,6 +52,7 @@ class ProcessReply(WireModel):
     stopping: bool
     signal: str | None
     timed_out: bool
+    oom_killed: bool
     exit_known: bool
     started_at_ms: int
     completed_at_ms: int | None
@@ -59,12 +60,25 @@ class ProcessReply(WireModel):
     peak_memory_bytes: int | None
 
 
+class StreamBytes(WireModel):
+    """A number of bytes of each stream."""
+
+    stdout: int
+    stderr: int
+
+
 class LogsReply(WireModel):
-    """The captured output, each stream alone and both in order."""
+    """The captured output, each stream alone and both in order; where to read on; what is missing.
+
+    What comes after `logs` is ours: the reference has it not.
+    """
 
     stdout: str
     stderr: str
     logs: str
+    stdout_offset: int
+    stderr_offset: int
+    truncated: StreamBytes
 
 
 class Survivor(WireModel):

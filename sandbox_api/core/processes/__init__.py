@@ -6,14 +6,19 @@
 | `process`, `supervision` | one process: what was asked for, what became of it; its life |
 | `registry` | what is remembered, and what an identifier means |
 | `spawn`, `reaper` | starting a child, and its status |
-| `tree`, `ending` | everything a run has started, and ending it |
+| `tree`, `cgroup`, `hierarchy`, `ending` | everything a run has started, and ending it |
+| `oom` | which deaths were for memory |
+| `host` | what the engine shares with the rest of the daemon |
 | `storage`, `logfile`, `journal`, `output` | where output is kept: bytes, order, the one reader |
 | `records`, `restore`, `adoption` | what outlives the daemon, and finding it again |
 | `stdin`, `readiness` | writing to a process, waiting until it listens |
-| `cursor`, `follower`, `framing`, `tail` | reading it: pieces, live, as lines, the end of it |
+| `cursor`, `follower`, `framing` | reading it: pieces, live, as lines |
+| `begin`, `page`, `tail` | where a reader begins; a part of it and the end of it as text |
+| `relay` | its lines, for the daemon's own log |
 """
 
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
-from sandbox_api.core.processes.processes import Directories, Limits, Processes
+from sandbox_api.core.processes.processes import Limits, Processes
+from sandbox_api.core.processes.storage import Directories
 
 __all__ = ["Directories", "Limits", "Process", "ProcessSpec", "Processes", "Status"]

@@ -1,28 +1,40 @@
 """Processes that a daemon before this one started: seeing their end.
 
-How they ended is known exactly when they are still our children (the daemon replaced itself), when
-the kernel tells it through a pidfd (Linux 6.15), or when they are seen as zombies. Otherwise it is
-said to be unknown, never invented.
+How they ended is known exactly when they are still our children (the daemon replaced itself, and
+the reaper has them), when the kernel tells it through a pidfd (Linux 6.15), or when they are seen
+as zombies. Otherwise it is said to be unknown, never invented.
 """
 
 import asyncio
 import os
 
 from sandbox_api.core import linux
-from sandbox_api.core.processes.reaper import Child, Exit, exit_of
+from sandbox_api.core.processes.reaper import (
+    UNKNOWN_EXIT,
+    Child,
+    Exit,
+    Reaper,
+    exit_of,
+    explain,
+)
 from sandbox_api.core.processes.tree import read_exit_status, read_stat
 
-UNKNOWN_EXIT = Exit(-1, known=False)
 LOOK_AGAIN_S = 0.01
 LOOK_AGAIN_TIMES = 100
 POLL_S = 1.0
 
 
 class Adoptions:
-    """Watches adopted processes, each through a pidfd."""
+    """Watches adopted processes, each through a pidfd.
 
-    def __init__(self) -> None:
+    Args:
+        reaper: has those that are our children.
+    """
+
+    def __init__(self, reaper: Reaper) -> None:
         self._loop = asyncio.get_running_loop()
+        self._reaper = reaper
+        self._oom_kills = reaper.oom_kills.count()
         self._pidfds: dict[int, int] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
@@ -45,6 +57,9 @@ class Adoptions:
         if stat is None or stat.start != start:
             _close(pidfd)
             return self.ended(pid, start, UNKNOWN_EXIT)
+        if stat.parent == os.getpid():
+            _close(pidfd)
+            return self._reaper.watch_child(pid, start)
         self._pidfds[pid] = pidfd
         if pidfd < 0:
             self._poll(child)
@@ -63,8 +78,9 @@ class Adoptions:
         for timer in self._timers.values():
             timer.cancel()
         for pidfd in self._pidfds.values():
-            self._loop.remove_reader(pidfd)
-            _close(pidfd)
+            if pidfd >= 0:
+                self._loop.remove_reader(pidfd)
+                os.close(pidfd)
         self._pidfds.clear()
 
     def _poll(self, child: Child) -> None:
@@ -89,16 +105,11 @@ class Adoptions:
             return
         _close(self._pidfds.pop(child.pid))
         if not child.exited.done():
-            child.exited.set_result(exit_ or UNKNOWN_EXIT)
+            exit_ = explain(exit_ or UNKNOWN_EXIT, self._reaper.oom_kills, self._oom_kills)
+            child.exited.set_result(exit_)
 
 
 def _exit_of(child: Child, pidfd: int) -> Exit | None:
-    try:
-        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
-    else:
-        return exit_of(status, usage) if pid else None
     told = linux.pidfd_exit_status(pidfd) if pidfd >= 0 else None
     if told is None:
         told = read_exit_status(child.pid, child.start)

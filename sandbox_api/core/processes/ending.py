@@ -1,22 +1,44 @@
 """Ending a process: SIGTERM, the grace, SIGKILL, for its whole tree."""
 
 import asyncio
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from sandbox_api.core.processes.process import Process, Status
-from sandbox_api.core.processes.tree import ProcessStat, find_tree, send_signal, wait_for_ends
+from sandbox_api.core.processes.tree import (
+    ProcessStat,
+    Traces,
+    all_stats,
+    find_tree,
+    send_signal,
+    wait_for_ends,
+)
 
 KILL_DEADLINE_S = 5.0
+EVERYBODY = -1  # kill(2): every process that may be signalled, but PID 1
 
 
 async def remains(process: Process) -> Sequence[ProcessStat]:
     """The living processes of its tree, those included that were in it when last looked at."""
-    child = process.child
-    reaped = child.exited.done()
-    child.tree = await asyncio.to_thread(find_tree, child.pid, reaped=reaped, known=child.tree)
-    return child.tree
+    if process.group is not None:
+        await process.group.settled()
+    pipes = process.output.pipe_links()
+    process.child.tree = await asyncio.to_thread(find_processes, process, pipes)
+    return process.child.tree
+
+
+def find_processes(process: Process, pipes: Collection[str] = ()) -> Sequence[ProcessStat]:
+    """The living processes of its tree; takes some ms, and runs on any thread.
+
+    Args:
+        process: which.
+        pipes: of its run, by which to find who shows in no other way.
+    """
+    child, group = process.child, process.group
+    traces = Traces(child.tree, group.members() if group else (), pipes)
+    return find_tree(child.pid, reaped=child.exited.done(), traces=traces)
 
 
 async def terminate(process: Process) -> None:
@@ -27,6 +49,25 @@ async def terminate(process: Process) -> None:
     group = process.child.pid
     send_signal([s for s in await remains(process) if s.group != group], signal.SIGTERM)
     process.child.send(signal.SIGTERM)
+
+
+async def terminate_all(timeout_s: float) -> None:
+    """SIGTERM to every process but this one, and a wait for their ends.
+
+    Args:
+        timeout_s: seconds to wait at most.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    with suppress(ProcessLookupError, PermissionError):  # there is none, or none of ours
+        os.kill(EVERYBODY, signal.SIGTERM)
+    while (others := await asyncio.to_thread(_others)) and loop.time() < deadline:
+        await wait_for_ends(others, deadline)
+
+
+def _others() -> Sequence[ProcessStat]:
+    """All but this process and the kernel's threads, which are in no process group."""
+    return [stat for stat in all_stats() if stat.pid != os.getpid() and stat.group]
 
 
 async def escalate(process: Process, grace_s: float) -> None:
@@ -70,6 +111,8 @@ async def kill_remains(process: Process, timeout_s: float) -> Sequence[ProcessSt
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while (tree := await remains(process)) and loop.time() < deadline:
+        if process.group is not None:
+            await asyncio.to_thread(process.group.kill)
         process.child.send(signal.SIGKILL)  # the group as it is now: forks since are in it
         send_signal(tree, signal.SIGKILL)
         await wait_for_ends(tree, deadline)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Generic, TypeVar, cast
 
-from sandbox_api.core.processes.cursor import READ_BYTES, Cursor, Piece, Place
+from sandbox_api.core.processes.cursor import NOTHING, READ_BYTES, Cursor, Piece, Place
 from sandbox_api.core.processes.journal import Position
 from sandbox_api.core.processes.output import Output, Reading
 
@@ -15,7 +15,7 @@ Frame = Callable[[Sequence[Piece], S], tuple[bytes, S]]
 
 
 class Follower(Generic[S]):
-    """One reader of a run's output, from its begin.
+    """One reader of a run's output, from its begin or from where it was before.
 
     A follower that came while the run lived stops exactly where the run ended; one that came later
     stops where the output ended when it came. Either way it ends.
@@ -25,14 +25,20 @@ class Follower(Generic[S]):
         frame: makes bytes for the wire of pieces, given what its last call left over.
         left: what the first call starts with.
         flush: makes bytes of what is left over at the very end.
+        seen: the bytes of each stream that the reader has already.
     """
 
     def __init__(
-        self, output: Output, frame: Frame[S], left: S, flush: Callable[[S], bytes]
+        self,
+        output: Output,
+        frame: Frame[S],
+        left: S,
+        flush: Callable[[S], bytes],
+        seen: Position = NOTHING,
     ) -> None:
         self._output = output
         self._frame, self._flush, self._left = frame, flush, left
-        self._cursor = Cursor(output)
+        self._cursor = Cursor(output, seen)
         self._limit = output.position if output.end is not None else None
         self._open = ExitStack()
         self._ended = False
@@ -51,6 +57,11 @@ class Follower(Generic[S]):
     ) -> None:
         self._open.close()
 
+    @property
+    def reached(self) -> Position:
+        """The bytes of each stream that were read, or seen before."""
+        return self._cursor.place.reached
+
     async def next(self, silence_s: float) -> bytes | None:
         """Wait for what comes next.
 
@@ -66,7 +77,8 @@ class Follower(Generic[S]):
             if framed := self._step():
                 return framed
             if self._cursor.place != before:
-                continue  # a part of a long line: there is more to read at once
+                await asyncio.sleep(0)
+                continue  # a part of a long line, or what was seen: there is more to read at once
             if self._stop() is not None:  # all that comes before it is there
                 self._ended = True
                 return self._flush(self._left) or None

@@ -6,6 +6,7 @@ without a newline becomes a line at its end. Bytes are never decoded here: only 
 cut, between characters, with a mark.
 """
 
+import codecs
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ PREFIXES = {Kind.STDOUT: b"stdout:", Kind.STDERR: b"stderr:"}
 CONTINUED = b" [... line over 8 MiB, continued on the next line ...]"
 _UTF8_MAX_BYTES = 4
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80
+_DECODER = codecs.getincrementaldecoder("utf-8")
 
 
 class Unfinished(NamedTuple):
@@ -70,6 +72,13 @@ def utf8_edge(data: bytes, at: int) -> int:
         if edge >= len(data) or data[edge] & _CONTINUATION_MASK != _CONTINUATION:
             return edge
     return at  # not UTF-8
+
+
+def whole_characters(data: bytes) -> int:
+    """How many bytes come before a UTF-8 character that has begun at the end and is not whole."""
+    decoder = _DECODER("replace")
+    decoder.decode(data[1 - _UTF8_MAX_BYTES :])
+    return len(data) - len(decoder.getstate()[0])
 
 
 def _frame_one(prefix: bytes, text: bytes, lines: list[bytes]) -> bytes:

@@ -100,13 +100,14 @@ class Journal:
         """
         self.flush()
         last = self._last
+        time_ns = self._later(time_ns)
         if last and last.kind is kind is not Kind.END and time_ns - last.time_ns < RENEW_NS:
             return
         self._last = self._store(Mark(position, kind, time_ns))
 
     def hold(self, position: Position, kind: Kind, time_ns: int) -> None:
         """As `append`, but a mark that the disk does not take is kept in memory."""
-        self._last = Mark(position, kind, time_ns)
+        self._last = Mark(position, kind, self._later(time_ns))
         self._held.append(self._last)
         with suppress(OSError):
             self.flush()
@@ -120,6 +121,10 @@ class Journal:
         while self._held:
             self._store(self._held[0])
             del self._held[0]
+
+    def _later(self, time_ns: int) -> int:
+        """Times never go back, whatever is done to the clock: marks are found by them."""
+        return max(time_ns, self._last.time_ns) if self._last else time_ns
 
     def _store(self, mark: Mark) -> Mark:
         if os.pwrite(self._fd, _pack(mark), self._stored * MARK.size) < MARK.size:
@@ -147,6 +152,10 @@ class Journal:
     def find_stream(self, kind: Kind, offset: int) -> int:
         """The number of the last mark at or before an offset of one stream."""
         return self._last_mark(offset, lambda mark: mark.position[kind])
+
+    def find_time(self, time_ns: int) -> int:
+        """The number of the last mark at or before a time; the first if none is."""
+        return self._last_mark(time_ns, lambda mark: mark.time_ns)
 
     def _last_mark(self, at: int, key: Callable[[Mark], int]) -> int:
         numbers = range(self.first, self.count)

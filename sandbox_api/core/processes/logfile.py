@@ -27,6 +27,8 @@ class LogFile:
         max_bytes: how much may be kept, or None.
     """
 
+    __slots__ = ("_fd", "_held", "_max_bytes", "_open_file", "_splices", "_stored", "start")
+
     def __init__(self, open_file: Callable[[], int], max_bytes: int | None) -> None:
         self._open_file = open_file
         self._fd = -1

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +57,23 @@ class Output:
         OSError: a pipe could not be made.
     """
 
+    __slots__ = (
+        "_budget",
+        "_counted",
+        "_journal",
+        "_loop",
+        "_pipes",
+        "_readings",
+        "_refused",
+        "_retries",
+        "_storage",
+        "_waiting",
+        "end",
+        "logs",
+        "on_more",
+        "shared",
+    )
+
     def __init__(
         self,
         storage: Storage,
@@ -71,14 +88,15 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._pipes: list[PipeEnds | None] = []
         self._journal: Journal | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
         self._retries: dict[Kind, asyncio.TimerHandle] = {}
         self._refused = False
-        self._readings: set[Reading] = set()
+        self._readings: list[Reading] = []
         self.end = end
         """Where the output ended with the run; None while it runs."""
         self.shared: tuple[object, object] | None = None
         """What one follower framed last, for others that stand at the same place."""
+        self.on_more: Callable[[], None] | None = None  # called at the end too; returns at once
         self.logs = [
             LogFile(partial(storage.open_file, name), storage.max_bytes) for name in _LOG_NAMES
         ]
@@ -117,6 +135,10 @@ class Output:
             raise ValueError("the run has ended")
         return stdout.write_fd, stderr.write_fd
 
+    def pipe_links(self) -> Collection[str]:
+        """The pipes that somebody may still write to, as the links in /proc/[pid]/fd name them."""
+        return {os.readlink(f"/proc/self/fd/{pipe.read_fd}") for pipe in self._pipes if pipe}
+
     @property
     def position(self) -> Position:
         """Where the output ends now."""
@@ -133,11 +155,11 @@ class Output:
     def reading(self) -> Iterator[Reading]:
         """While somebody reads; afterwards the files of an ended run are closed again."""
         reading = Reading()
-        self._readings.add(reading)
+        self._readings.append(reading)
         try:
             yield reading
         finally:
-            self._readings.discard(reading)
+            self._readings.remove(reading)
             if not self._readings:
                 self.shared = None
             self._release()
@@ -210,18 +232,20 @@ class Output:
             False when the deadline came first.
         """
         future = self._loop.create_future()
-        self._waiting.add(future)
+        self._waiting.append(future)
         try:
             async with asyncio.timeout_at(deadline):
                 await future
         except TimeoutError:
             return False
         finally:
-            self._waiting.discard(future)
+            if future in self._waiting:
+                self._waiting.remove(future)
         return True
 
     def close(self) -> None:
         """Let all descriptors go; what is on disk stays."""
+        self.on_more = None
         for kind in range(len(self._pipes)):
             self._close_pipe(Kind(kind))
         for retry in self._retries.values():
@@ -351,11 +375,13 @@ class Output:
             self._budget.changed(count)
 
     def _wake(self) -> None:
+        if self.on_more is not None:
+            self.on_more()
         now = self._loop.time()
         for reading in self._readings:
             if reading.behind_since is None:
                 reading.behind_since = now
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)

@@ -1,11 +1,12 @@
 """What a process is: what was asked for, and what became of it."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sandbox_api.core.latch import Latch
+from sandbox_api.core.processes.cgroup import Cgroup
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.reaper import Child, Exit
 from sandbox_api.core.processes.stdin import Stdin
@@ -67,6 +68,7 @@ class Process:
         working_dir: as given, after `~`; never resolved.
         directory: the absolute directory that it runs in, or empty for the daemon's own.
         child: the current or last run's first process.
+        group: the control group of all runs; None where there is none.
         stdin: of the current run, where the client asked for one.
         started_at: of the current run, seconds since the epoch.
         completed_at: the same, None while it runs.
@@ -82,6 +84,7 @@ class Process:
     directory: str
     output: Output
     child: Child = field(init=False)
+    group: Cgroup | None = None
     stdin: Stdin | None = None
     pid: int = 0
     started_at: float = field(default_factory=time.time)
@@ -92,8 +95,8 @@ class Process:
     wanted_end: Status | None = None
     timed_out: bool = False
     restarting: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Latch = field(default_factory=Latch)
+    wanted: Latch = field(default_factory=Latch)
 
     @property
     def running(self) -> bool:
@@ -114,6 +117,13 @@ class Process:
     def signal(self) -> str | None:
         """The name of the signal that ended it."""
         return None if self.running or self.last_exit is None else self.last_exit.signal
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel killed it because memory ran out; not when it was killed anyway."""
+        if self.running or self.last_exit is None:
+            return False
+        return self.last_exit.out_of_memory and self.wanted_end is None
 
     @property
     def keeps_alive(self) -> bool:

@@ -7,12 +7,9 @@ import string
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import Identity
-from sandbox_api.core.keepalive import ScaleFile
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
 from sandbox_api.core.processes.adoption import Adoptions
@@ -22,15 +19,16 @@ from sandbox_api.core.processes.budget import (
     MEMORY_BYTES,
     Budget,
 )
+from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
-from sandbox_api.core.processes.reaper import Reaper
 from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.registry import Registry
+from sandbox_api.core.processes.relay import Relay
 from sandbox_api.core.processes.restore import restore_processes
 from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
 from sandbox_api.core.processes.stdin import stdin_pipe
-from sandbox_api.core.processes.storage import new_storage
+from sandbox_api.core.processes.storage import Directories, new_storage
 from sandbox_api.core.processes.supervision import Supervision
 from sandbox_api.core.processes.tree import ProcessStat
 from sandbox_api.errors import FailedError, InvalidError, NotFoundError, os_reason
@@ -62,13 +60,6 @@ class Limits:
     keep_running_bytes: int = KEEP_RUNNING_BYTES
 
 
-class Directories(NamedTuple):
-    """Private directories: of runs with their output, and of records."""
-
-    runs: Path
-    records: Path
-
-
 class Processes:
     """All processes of the daemon.
 
@@ -78,7 +69,7 @@ class Processes:
         resolver: for working directories.
         directories: where runs and their records are kept, or None for memory.
         limits: bounds.
-        scale: counts the processes that keep the sandbox awake; None where nobody asks.
+        host: what it shares with the rest of the daemon; None for one of its own.
     """
 
     def __init__(
@@ -88,7 +79,7 @@ class Processes:
         resolver: PathResolver,
         directories: Directories | None,
         limits: Limits = Limits(),
-        scale: ScaleFile | None = None,
+        host: Host | None = None,
     ) -> None:
         self._environment = environment
         self._identity = identity
@@ -101,11 +92,11 @@ class Processes:
         self._budget = Budget(
             max_bytes if directories else min(max_bytes, MEMORY_BYTES), limits.keep_running_bytes
         )
-        self._reaper = Reaper()
-        self._adoptions = Adoptions()
-        self._scale = scale or ScaleFile("", counting=False)
+        self._host = host or Host()
+        self._adoptions = Adoptions(self._host.reaper)
+        self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
-            self._begin, self._records.save, self._scale, limits.stop_grace_s
+            self._begin, self._records.save, self._host.scale, limits.stop_grace_s
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,12 +109,12 @@ class Processes:
         resolver: PathResolver,
         directories: Directories | None,
         limits: Limits = Limits(),
-        scale: ScaleFile | None = None,
+        host: Host | None = None,
     ) -> AsyncIterator["Processes"]:
         """The process engine for as long as the context lasts; children outlive it."""
-        processes = cls(environment, identity, resolver, directories, limits, scale)
+        processes = cls(environment, identity, resolver, directories, limits, host)
         try:
-            await processes._scale.reset()
+            await processes._host.scale.reset()
             processes._restore()
             yield processes
         finally:
@@ -133,9 +124,9 @@ class Processes:
         """Let go of everything; children and their pipes live on."""
         for task in self._tasks:
             task.cancel()
-        self._reaper.close()
         self._adoptions.close()
         for process in self._registry:
+            self._host.reaper.release(process.child)
             process.output.close()
 
     def list(self) -> Sequence[Process]:
@@ -161,6 +152,7 @@ class Processes:
             working_dir, directory = location.shown, location.absolute
         name = spec.name or self._generate_name()
         process = Process(spec, name, working_dir, directory, self._new_output())
+        self._prepare(process)
         try:
             self._begin(process)
         except BaseException:
@@ -169,7 +161,7 @@ class Processes:
         process.pid = process.child.pid
         self._records.save(process)
         self._registry.add(process)
-        self._run(self._supervision.follow(process))
+        self._run(self._follow(process))
         return process
 
     async def wait(self, process: Process, timeout_s: float | None) -> bool:
@@ -229,6 +221,20 @@ class Processes:
             )
         return process, await ending.kill(process, KILL_ANSWER_S)
 
+    async def end_all(self, timeout_s: float) -> None:
+        """Ask everything on the machine to end, as PID 1 must before it ends itself: SIGTERM to
+        every process that there is, and a wait until the last one is gone.
+
+        Args:
+            timeout_s: seconds to wait at most.
+        """
+        for process in self._registry:
+            if process.running and process.wanted_end is None:
+                process.want_end(Status.STOPPED)
+                self._records.save(process)
+        await ending.terminate_all(timeout_s)
+        await asyncio.sleep(0)  # those who follow a process see its end
+
     # -- starting
 
     async def _free_name(self, name: str) -> None:
@@ -274,7 +280,25 @@ class Processes:
         path = environment.get("PATH")
         with stdin_pipe(spec.stdin) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
-            process.begin(self._reaper.watch(popen), stdin)
+            process.begin(self._host.reaper.watch(popen), stdin)
+        if self._host.cgroups is not None and process.group is not None:
+            self._host.cgroups.join(process.group, process.child)
+
+    def _prepare(self, process: Process, *, restored: bool = False) -> None:
+        """Give a process its control group, and its lines to who wants them."""
+        if self._host.cgroups is not None:
+            name = process.output.run or secrets.token_hex()
+            process.group = self._host.cgroups.group(name, restored=restored)
+        if self._relay is not None:
+            self._relay.attach(process)
+
+    async def _follow(self, process: Process) -> None:
+        await self._supervision.follow(process)
+        await self._leave_group(process)
+
+    async def _leave_group(self, process: Process) -> None:
+        if self._host.cgroups is not None and process.group is not None:
+            process.group = await self._host.cgroups.leave(process.group, process.child)
 
     # -- remembering
 
@@ -283,12 +307,17 @@ class Processes:
         if self._directories is None:
             return
         found = restore_processes(
-            self._records, self._adoptions, self._directories.runs, self._identity, self._budget
+            self._records, self._adoptions, self._directories, self._identity, self._budget
         )
         for process in found:
             self._registry.add(process)
+            self._prepare(process, restored=True)
             if process.running:
-                self._run(self._supervision.follow(process))
+                self._run(self._follow(process))
+            elif process.group is not None and process.group.used:
+                self._run(self._leave_group(process))
+            else:
+                process.group = None
             if process.stopping:
                 self._run(ending.escalate(process, self._limits.stop_grace_s))
 

@@ -7,14 +7,15 @@ first, then less often, and only while somebody waits. The end of the process en
 import asyncio
 from collections.abc import Sequence
 
-from sandbox_api.core.ports import OwnedSocket, read_sockets, sockets_of
+from sandbox_api.core.ports import OwnedSocket, Socket, read_sockets, sockets_of
+from sandbox_api.core.processes.ending import find_processes
 from sandbox_api.core.processes.process import Process
-from sandbox_api.core.processes.tree import find_tree
 from sandbox_api.errors import FailedError
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
 PAUSE_GROWTH = 1.2
+EXPLAINED_PORTS = 10
 
 
 async def wait_for_ports(
@@ -34,29 +35,35 @@ async def wait_for_ports(
         FailedError: it ended before.
     """
     loop = asyncio.get_running_loop()
+    wanted = frozenset(ports)
     pause_s = FIRST_PAUSE_S
-    while missing := await asyncio.to_thread(_missing, process, ports):
-        if not process.running:
+    while True:
+        ended = not process.running  # first: what it left behind may listen by its last moment
+        missing = await asyncio.to_thread(_missing, process, wanted)
+        if missing and ended:
             raise FailedError(_ended(process, missing), process.who)
         left_s = pause_s if deadline is None else min(pause_s, deadline - loop.time())
-        if left_s <= 0:
-            break
+        if not missing or left_s <= 0:
+            return missing
         await _ends_within(process, left_s)
         pause_s = min(pause_s * PAUSE_GROWTH, LONGEST_PAUSE_S)
-    return missing
 
 
 async def explain_missing(process: Process, missing: Sequence[int]) -> str:
     """What can be seen of ports that did not become ready; empty where nothing can."""
-    own = {one.socket.local_port: one for one in await asyncio.to_thread(_own, process)}
-    reasons = []
-    for port in missing:
-        if port in own and own[port].socket.loopback:
-            address = own[port].socket.local_addr
-            reasons.append(f"port {port} listens on {address} only: bind it to 0.0.0.0 or ::")
-        else:
-            reasons.append(f"nothing of the process listens on port {port}")
+    own = {one.socket.local_port: one.socket for one in await asyncio.to_thread(_own, process)}
+    reasons = [_reason(port, own.get(port)) for port in missing[:EXPLAINED_PORTS]]
+    if len(missing) > EXPLAINED_PORTS:
+        reasons.append(f"and {len(missing) - EXPLAINED_PORTS} more")
     return "; ".join(reasons)
+
+
+def _reason(port: int, own: Socket | None) -> str:
+    if own is None:
+        return f"nothing of the process listens on port {port}"
+    if own.loopback:
+        return f"port {port} listens on {own.local_addr} only: bind it to 0.0.0.0 or ::"
+    return f"port {port} is in use by the process, but does not listen"
 
 
 async def _ends_within(process: Process, timeout_s: float) -> None:
@@ -67,28 +74,29 @@ async def _ends_within(process: Process, timeout_s: float) -> None:
         pass
 
 
-def _missing(process: Process, ports: Sequence[int]) -> Sequence[int]:
+def _missing(process: Process, ports: frozenset[int]) -> Sequence[int]:
     """The ports that are not open yet; whose they are is only looked up when all are there."""
-    somebody = {one.local_port for one in read_sockets() if one.open and not one.loopback}
-    if any(port not in somebody for port in ports):
-        return [port for port in ports if port not in somebody]
-    own = {
-        one.socket.local_port
-        for one in _own(process)
-        if one.socket.open and not one.socket.loopback
-    }
-    return [port for port in ports if port not in own]
+    missing = ports - {one.local_port for one in read_sockets() if _reachable(one)}
+    if not missing:
+        own = (owned.socket for owned in _own(process))
+        missing = ports - {one.local_port for one in own if _reachable(one)}
+    return sorted(missing)
+
+
+def _reachable(one: Socket) -> bool:
+    return one.open and not one.loopback
 
 
 def _own(process: Process) -> Sequence[OwnedSocket]:
-    child = process.child
-    tree = find_tree(child.pid, reaped=child.exited.done())
-    return sockets_of((stat.pid, stat.name) for stat in tree)
+    return sockets_of((stat.pid, stat.name) for stat in find_processes(process))
 
 
 def _ended(process: Process, missing: Sequence[int]) -> str:
     how = f"signal {process.signal}" if process.signal else f"exit code {process.exit_code}"
+    named = [str(port) for port in missing[:EXPLAINED_PORTS]]
+    if len(missing) > EXPLAINED_PORTS:
+        named.append(f"and {len(missing) - EXPLAINED_PORTS} more")
     return (
-        f"process ended with {how} before it listened on port "
-        f"{', '.join(str(port) for port in missing)}; its output tells why"
+        f"process ended with {how} before it listened on port {', '.join(named)}; "
+        "its output tells why"
     )

@@ -5,9 +5,10 @@ of the daemon loses nothing, a loss of power may (design.md 4).
 """
 
 import errno
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 from sandbox_api.core.processes.journal import Position
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
 from sandbox_api.core.processes.reaper import Exit
+from sandbox_api.core.processes.storage import RUN_NAME
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Record:
     timed_out: bool
 
 
-_JSON = TypeAdapter(Record)
+_RECORD = TypeAdapter(Record)
 _SAME = frozenset(Record.__dataclass_fields__) - {"run", "boot", "child_pid", "child_start", "end"}
 
 
@@ -76,9 +78,10 @@ class Records:
         run = process.output.run
         if self._directory is None or not run:
             return
-        data = _JSON.dump_json(_record(process, run, self._boot))
+        record = _RECORD.dump_python(_record(process, run, self._boot), mode="json")
+        data = json.dumps(record).encode()  # pydantic's own takes no path that is not UTF-8
         try:
-            _replace(self._directory / f"{run}.json", data)
+            _replace(f"{self._directory}/{run}", data)
         except OSError as exc:
             if not self._refused:
                 self._refused = True
@@ -88,17 +91,35 @@ class Records:
         """Remove a process's record."""
         if self._directory is not None and process.output.run:
             with suppress(OSError):
-                (self._directory / f"{process.output.run}.json").unlink()
+                os.unlink(f"{self._directory}/{process.output.run}.json")
 
     def load(self) -> Iterator[Record]:
         """All records, oldest first; one that cannot be read is told and left alone."""
-        if self._directory is None:
-            return
-        for path in sorted(self._directory.glob("*.json")):
+        for run in self.runs():
             try:
-                yield _JSON.validate_json(path.read_bytes())
-            except (OSError, ValueError) as exc:
-                log.warning("process record %s is not readable: %s", path.name, exc)
+                with open(f"{self._directory}/{run}.json", "rb") as file:
+                    record = _RECORD.validate_python(json.load(file))
+            except (OSError, ValueError, RecursionError) as exc:
+                log.warning("the record of run %s is not readable: %s", run, exc)
+                continue
+            if record.run == run:
+                yield record
+            else:
+                log.warning("the record of run %s is one of run %s", run, record.run)
+
+    def runs(self) -> Sequence[str]:
+        """The runs that have a record, readable or not, oldest first."""
+        if self._directory is None:
+            return []
+        stems = (path.stem for path in self._directory.glob("*.json"))
+        return sorted(stem for stem in stems if RUN_NAME.fullmatch(stem))
+
+    def clean(self) -> None:
+        """Remove what a daemon that died has half-written."""
+        if self._directory is not None:
+            for path in self._directory.glob("*.new"):
+                with suppress(OSError):
+                    path.unlink()
 
     def same_boot(self, record: Record) -> bool:
         """Whether its pids can still mean the same processes."""
@@ -113,8 +134,8 @@ def read_boot_id() -> str:
         return ""
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".new")
+def _replace(path: str, data: bytes) -> None:
+    temporary = f"{path}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600)
     try:
@@ -122,7 +143,7 @@ def _replace(path: Path, data: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
-    temporary.rename(path)
+    os.rename(temporary, f"{path}.json")
 
 
 def _record(process: Process, run: str, boot: str) -> Record:

@@ -1,33 +1,31 @@
 """Finding again what a daemon before this one left: processes, logs and pipes (design.md 4)."""
 
 import logging
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox_api.core.identity import Identity
-from sandbox_api.core.processes.adoption import UNKNOWN_EXIT, Adoptions
+from sandbox_api.core.processes.adoption import Adoptions
 from sandbox_api.core.processes.budget import Budget
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process
-from sandbox_api.core.processes.reaper import Child
+from sandbox_api.core.processes.reaper import UNKNOWN_EXIT, Child
 from sandbox_api.core.processes.records import Record, Records
-from sandbox_api.core.processes.storage import RunDirectory
+from sandbox_api.core.processes.storage import RUN_NAME, Directories, RunDirectory
 
 log = logging.getLogger(__name__)
-
-_RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
 
 
 def restore_processes(
     records: Records,
     adoptions: Adoptions,
-    directory: Path,
+    directories: Directories,
     identity: Identity | None,
     budget: Budget,
 ) -> Iterator[Process]:
-    """Every process that was saved, oldest first; then what no record names is removed.
+    """Every process that was saved, oldest first; then what no record names is removed, where
+    nobody else keeps runs.
 
     A process that still lives is watched again; of one that ended meanwhile, the end is known where
     the kernel tells it.
@@ -35,21 +33,21 @@ def restore_processes(
     Args:
         records: where they were saved.
         adoptions: watches those that live.
-        directory: where their runs are kept.
+        directories: where their runs are kept.
         identity: the workload user, for pipes that have to be made anew.
         budget: bounds all output together.
     """
-    known = set()
+    records.clean()
     for record in records.load():
-        known.add(record.run)
-        storage = RunDirectory(directory / record.run, identity)
+        storage = RunDirectory(directories.runs / record.run, identity)
         try:
             output = Output(storage, budget, restored=True, end=record.end)
         except OSError as exc:
             log.warning("the output of process %s is lost: %s", record.name, exc)
             continue
         yield _process(record, output, _child(record, records, adoptions))
-    _remove_unknown(directory, known)
+    if directories.exclusive:
+        _remove_unknown(directories.runs, frozenset(records.runs()))
 
 
 def _process(record: Record, output: Output, child: Child) -> Process:
@@ -86,8 +84,8 @@ def _child(record: Record, records: Records, adoptions: Adoptions) -> Child:
     return adoptions.adopt(pid, start)
 
 
-def _remove_unknown(directory: Path, known: set[str]) -> None:
+def _remove_unknown(directory: Path, known: frozenset[str]) -> None:
     """Runs that a crash left without a record. What is not ours in the directory stays."""
     for path in directory.iterdir():
-        if path.name not in known and _RUN_NAME.fullmatch(path.name):
+        if path.name not in known and RUN_NAME.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

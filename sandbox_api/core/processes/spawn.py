@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_api.core.identity import Identity
+from sandbox_api.core.processes.tree import read_children
 from sandbox_api.errors import FailedError, os_reason
 
 OOM_SCORE = b"500"
@@ -96,8 +97,9 @@ def spawn(
     except OSError as exc:
         what = exc.filename if exc.filename == launch.directory else program
         raise FailedError(f"failed to start process: fork/exec {what}: {os_reason(exc)}") from None
-    with suppress(OSError):  # best effort: under memory pressure the daemon survives its children
-        Path(f"/proc/{child.pid}/oom_score_adj").write_bytes(OOM_SCORE)
+    for pid in (child.pid, *read_children(child.pid, child.pid)):  # it may have forked by now
+        with suppress(OSError):  # best effort: when memory runs out, the daemon survives children
+            Path(f"/proc/{pid}/oom_score_adj").write_bytes(OOM_SCORE)
     return child
 
 

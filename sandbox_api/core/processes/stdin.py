@@ -3,10 +3,11 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-from sandbox_api.errors import ConflictError, UnavailableError
+from sandbox_api.core.processes.logfile import pending_bytes
+from sandbox_api.errors import ConflictError, SandboxError, UnavailableError
 
 STALL_S = 30.0
 
@@ -22,28 +23,29 @@ class Stdin:
     def __init__(self, write_fd: int, stall_s: float = STALL_S) -> None:
         self._fd = write_fd
         self._stall_s = stall_s
-        self._ready: asyncio.Event = asyncio.Event()
-        self._turn = asyncio.Lock()  # requests at the same time must not mix their bytes
+        self._ready = asyncio.Event()
+        self._turn = asyncio.Lock()
 
-    async def write(self, data: bytes) -> None:
-        """Hand bytes to the child, waiting while its pipe is full.
+    async def write(self, chunks: AsyncIterable[bytes]) -> None:
+        """Hand bytes to the child as they come, waiting while its pipe is full.
+
+        Writers at the same time take turns: the bytes of one never lie between those of another.
 
         Raises:
             ConflictError: the child or a client has closed it.
-            UnavailableError: the child reads nothing.
+            UnavailableError: the child reads nothing, or another writer does not come to its end.
+                The error's field `written` counts the bytes that were handed over.
         """
-        async with self._turn:
-            left = memoryview(data)
-            while left:
-                if self._fd < 0:
-                    raise ConflictError("stdin is closed")
-                try:
-                    left = left[os.write(self._fd, left) :]
-                except BlockingIOError:
-                    await self._writable()
-                except BrokenPipeError:
-                    self.close()
-                    raise ConflictError("the process has closed its stdin") from None
+        written = 0
+        try:
+            async with self._taking_turns():
+                async for chunk in chunks:
+                    left = memoryview(chunk)
+                    while left:
+                        count = await self._write_some(left)
+                        written, left = written + count, left[count:]
+        except SandboxError as exc:
+            raise type(exc)(exc.message, {"written": written}) from None
 
     def close(self) -> None:
         """The child reads an end of file once it has read what came before."""
@@ -58,21 +60,59 @@ class Stdin:
         """Whether bytes can be written."""
         return self._fd >= 0
 
+    @asynccontextmanager
+    async def _taking_turns(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise UnavailableError(
+                f"another request has been writing to stdin for {self._stall_s:g} seconds; "
+                "try again when it has ended"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def _write_some(self, data: memoryview) -> int:
+        while True:
+            if self._fd < 0:
+                raise ConflictError("stdin was closed while bytes for it were left")
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:
+                await self._writable()
+            except BrokenPipeError:
+                self.close()
+                raise ConflictError("the process has closed its stdin") from None
+
     async def _writable(self) -> None:
+        """Wait for room. A full pipe has none until a whole page of it was read (pipe(7)), so a
+        child that reads little at a time is known by what is left in the pipe."""
+        unread = pending_bytes(self._fd)
+        while not await self._ready_within(self._stall_s):
+            before, unread = unread, pending_bytes(self._fd)
+            if unread >= before:
+                raise UnavailableError(
+                    f"the process has read nothing from its stdin for {self._stall_s:g} seconds; "
+                    "try again"
+                )
+
+    async def _ready_within(self, timeout_s: float) -> bool:
+        """Wait until the pipe has room or is closed."""
         loop = asyncio.get_running_loop()
         self._ready.clear()
         loop.add_writer(self._fd, self._ready.set)
         try:
-            async with asyncio.timeout(self._stall_s):
+            async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
         except TimeoutError:
-            raise UnavailableError(
-                f"the process has read nothing from its stdin for {self._stall_s:g} seconds; "
-                "try again"
-            ) from None
+            return self._ready.is_set()
         finally:
             if self._fd >= 0:
                 loop.remove_writer(self._fd)
+        return True
 
 
 @contextmanager

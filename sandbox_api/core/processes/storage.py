@@ -6,6 +6,7 @@ when no directory is writable: nothing survives the daemon, and each stream keep
 
 import fcntl
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -17,6 +18,21 @@ from sandbox_api.core.linux import F_SETPIPE_SZ, first_data
 
 PIPE_BYTES = 1 << 20
 MEMORY_LOG_BYTES = 1 << 20
+RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
+
+
+class Directories(NamedTuple):
+    """Where all runs are kept.
+
+    Attributes:
+        runs: has a directory for each run, with its pipes and its output.
+        records: has a record for each run.
+        exclusive: nobody else ever keeps runs in the first without records in the second.
+    """
+
+    runs: Path
+    records: Path
+    exclusive: bool = True
 
 
 class PipeEnds(NamedTuple):
@@ -29,11 +45,12 @@ class PipeEnds(NamedTuple):
 class Storage(Protocol):
     """What a run needs from the place where it is kept."""
 
-    run: str
-    """The name of the run's directory; empty in memory."""
-
     max_bytes: int | None
     """The most that each stream may hold, where the place itself demands a bound."""
+
+    @property
+    def run(self) -> str:
+        """The name of the run's directory; empty in memory."""
 
     def open_pipe(self, name: str) -> PipeEnds:
         """A new pipe for one stream of the child."""
@@ -62,11 +79,11 @@ class RunDirectory:
         identity: the workload user, who must be able to open the pipes again (`> /dev/stderr`).
     """
 
+    __slots__ = ("_identity", "_path")
     max_bytes: int | None = None
 
-    def __init__(self, path: Path, identity: Identity | None) -> None:
-        self.path = path
-        self.run = path.name
+    def __init__(self, path: Path | str, identity: Identity | None) -> None:
+        self._path = str(path)  # a Path keeps and interns all its parts, for each of thousands
         self._identity = identity
 
     @classmethod
@@ -76,14 +93,22 @@ class RunDirectory:
         Raises:
             OSError: the disk is full, or the like.
         """
-        path = parent / f"{time.time_ns():016x}-{secrets.token_hex(3)}"
-        path.mkdir(mode=0o700)
+        path = f"{parent}/{time.time_ns():016x}-{secrets.token_hex(3)}"
+        os.mkdir(path, 0o700)
         return cls(path, identity)
+
+    @property
+    def run(self) -> str:
+        """The name of the directory."""
+        return os.path.basename(self._path)
+
+    def _file(self, name: str) -> str:
+        return f"{self._path}/{name}"
 
     def open_pipe(self, name: str) -> PipeEnds:
         """Make a named pipe; the child's end is open for reading as well, so that it gets no
         SIGPIPE while no daemon is alive (fifo(7))."""
-        path = self.path / name
+        path = self._file(name)
         with suppress(FileExistsError):  # made by a daemon before this one
             os.mkfifo(path, 0o600)
         write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -98,23 +123,23 @@ class RunDirectory:
         """A private file of the run; where somebody has removed the directory, it is made anew."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            return os.open(self.path / name, flags, 0o600)
+            return os.open(self._file(name), flags, 0o600)
         except FileNotFoundError:
-            self.path.mkdir(mode=0o700, parents=True)
-            return os.open(self.path / name, flags, 0o600)
+            os.makedirs(self._path, 0o700)
+            return os.open(self._file(name), flags, 0o600)
 
     def reopen_pipe(self, name: str) -> PipeEnds | None:
         """Open what children of the ended run may still write to."""
         try:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-            return PipeEnds(os.open(self.path / name, flags), -1)
+            return PipeEnds(os.open(self._file(name), flags), -1)
         except OSError:
             return None
 
     def extent(self, name: str) -> tuple[int, int]:
         """What lies before the first data was cut for space (lseek(2), SEEK_DATA)."""
         try:
-            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return 0, 0
         try:
@@ -126,14 +151,14 @@ class RunDirectory:
     def close_pipe(self, name: str) -> None:
         """Remove the pipe's name."""
         with suppress(OSError):
-            (self.path / name).unlink()
+            os.unlink(self._file(name))
 
     def remove(self) -> None:
         """Remove the directory and what is in it."""
         with suppress(FileNotFoundError):
-            for entry in os.scandir(self.path):
+            for entry in os.scandir(self._path):
                 os.unlink(entry.path)
-            self.path.rmdir()
+            os.rmdir(self._path)
 
 
 class RunMemory:

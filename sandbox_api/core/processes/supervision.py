@@ -53,7 +53,7 @@ class Supervision:
         limit_s = process.spec.run_limit_s
         left_s = None if limit_s is None else process.started_at + limit_s - time.time()
         done, _ = await asyncio.wait([exited], timeout=left_s and max(left_s, 0.0))
-        if not done:
+        if not done and not process.stopping:  # else its end is on its way
             await self._end_overdue(process)
         exit_ = await asyncio.shield(exited)
         if process.stdin is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from sandbox_api.core.processes.framing import whole_characters
 from sandbox_api.core.processes.journal import Journal, Kind, Mark, Position, unpack_marks
 from sandbox_api.core.processes.output import STREAMS, Output
 
@@ -13,11 +14,21 @@ INLINE_BYTES = 256 * 1024
 
 
 class OutputText(NamedTuple):
-    """Both streams, each alone and both in the order in which they came."""
+    """Both streams, each alone and both in the order in which they came.
+
+    Attributes:
+        stdout: of one stream.
+        stderr: of the other one.
+        logs: both, in the order of the journal.
+        end: bytes of each stream up to where this ends; where to read on.
+        missing: bytes of each stream that were asked for and are not here.
+    """
 
     stdout: str = ""
     stderr: str = ""
     logs: str = ""
+    end: Position = Position()
+    missing: Position = Position()
 
 
 class _Tail(NamedTuple):
@@ -31,7 +42,8 @@ class _Tail(NamedTuple):
 async def read_tail(output: Output, max_bytes: int) -> OutputText:
     """The last bytes of each stream, with a marker line where something comes before them.
 
-    `logs` holds the same bytes in the order of the journal. What is not UTF-8 becomes U+FFFD.
+    `logs` holds the same bytes in the order of the journal. What is not UTF-8 becomes U+FFFD; a
+    character that has only begun is left for the next time while the run lives.
 
     Args:
         output: a run's output.
@@ -43,6 +55,7 @@ async def read_tail(output: Output, max_bytes: int) -> OutputText:
     with output.reading():
         tails = [_read(output, kind, end[kind], max_bytes) for kind in STREAMS]
         marks = _marks(output.journal, tails, end) if all(tail.data for tail in tails) else b""
+    end = Position(*(tail.begin + len(tail.data) for tail in tails))
     if sum(len(tail.data) for tail in tails) + len(marks) <= INLINE_BYTES:
         return _text(tails, marks, end)
     return await asyncio.to_thread(_text, tails, marks, end)
@@ -54,7 +67,7 @@ def _read(output: Output, kind: Kind, end: int, max_bytes: int) -> _Tail:
     data = log.read(begin, end - begin)
     if len(data) < end - begin:  # somebody has removed the file
         return _Tail(end, b"")
-    return _Tail(begin, data)
+    return _Tail(begin, data if output.end is not None else data[: whole_characters(data)])
 
 
 def _marks(journal: Journal, tails: Sequence[_Tail], end: Position) -> bytes:
@@ -69,7 +82,9 @@ def _text(tails: Sequence[_Tail], packed: bytes, end: Position) -> OutputText:
     stdout, stderr = ((MARKER if tail.begin else b"") + tail.data for tail in tails)
     marks = unpack_marks(packed)
     logs = cut + b"".join(_merge(tails, marks, end)) if marks else stdout + stderr
-    return OutputText(*(data.decode("utf-8", "replace") for data in (stdout, stderr, logs)))
+    missing = Position(*(tail.begin for tail in tails))
+    texts = [data.decode("utf-8", "replace") for data in (stdout, stderr, logs)]
+    return OutputText(texts[0], texts[1], texts[2], end, missing)
 
 
 def _merge(tails: Sequence[_Tail], marks: Sequence[Mark], end: Position) -> Iterator[bytes]:

@@ -1,14 +1,15 @@
-"""Everything that a run has started: finding it in /proc, and ending it.
+"""Everything that a run has started: finding it in /proc, and signalling it.
 
-A run is a session of its own. Its tree is the leader's descendants, and whoever is in its session
-or process group, found by one pass over /proc. A signal goes through a pidfd to a process whose
-start time is still the one that was seen, so a recycled pid is never hit.
+A run is a session of its own. Its tree is the leader's descendants, whoever is in its session or
+process group, and who left all of these but is given away by its control group or by a pipe of the
+run that it holds open. It is found by one pass over /proc. A signal goes through a pidfd to a
+process whose start time is still the one that was seen, so a recycled pid is never hit.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -85,32 +86,86 @@ def all_stats() -> list[ProcessStat]:
     return [stat for pid in pids if (stat := read_stat(pid)) and not stat.dead]
 
 
-def find_tree(
-    leader: int, *, reaped: bool, known: Sequence[ProcessStat] = ()
-) -> Sequence[ProcessStat]:
+def read_children(pid: int, thread: int | None = None) -> list[int]:
+    """The children of a process, as far as this kernel tells (CONFIG_PROC_CHILDREN).
+
+    Args:
+        pid: which.
+        thread: only those of this thread of it; None for all.
+    """
+    children: list[int] = []
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/task") if thread is None else [thread]:
+            with open(f"/proc/{pid}/task/{name}/children", "rb") as file:
+                children += map(int, file.read().split())
+    return children
+
+
+class Traces(NamedTuple):
+    """What shows whose a process is that has left its session and lost its parent.
+
+    Attributes:
+        known: who was in the tree before.
+        members: pids of those in the run's control group.
+        pipes: the run's pipes, as the links in /proc/[pid]/fd name them.
+    """
+
+    known: Sequence[ProcessStat] = ()
+    members: Collection[int] = ()
+    pipes: Collection[str] = ()
+
+
+NO_TRACES = Traces()
+
+
+def find_tree(leader: int, *, reaped: bool, traces: Traces = NO_TRACES) -> Sequence[ProcessStat]:
     """The living processes of a run.
 
     Args:
         leader: pid of the run's first process, which is its session and process group as well.
         reaped: whether the leader has been waited for. Its number may then be another's, who is
             the leader of a new session: that one and its session are not ours.
-        known: who was in the tree before. In a session of its own, with its parent gone, nothing
-            else shows whose it is.
+        traces: what else shows who is in the tree.
     """
-    stats = all_stats()
-    seen = {(stat.pid, stat.start) for stat in known}
-    ours = {stat.pid for stat in stats if (stat.pid, stat.start) in seen}
+    stats = [stat for stat in all_stats() if stat.pid != os.getpid()]
+    seen = {(stat.pid, stat.start) for stat in traces.known}
+    ours = {s.pid for s in stats if s.pid in traces.members or (s.pid, s.start) in seen}
     if not (reaped and any(stat.pid == leader for stat in stats)):
         ours.update(s.pid for s in stats if leader in {s.pid, s.group, s.session})
+    _add_descendants(ours, [*ours] if reaped else [leader, *ours], stats)
+    holders = [s.pid for s in stats if s.pid not in ours and _holds(s.pid, traces.pipes)]
+    ours.update(holders)
+    _add_descendants(ours, holders, stats)
+    return [stat for stat in stats if stat.pid in ours]
+
+
+def _add_descendants(ours: set[int], todo: list[int], stats: Sequence[ProcessStat]) -> None:
     children: dict[int, list[int]] = {}
     for stat in stats:
         children.setdefault(stat.parent, []).append(stat.pid)
-    todo = [*ours] if reaped else [leader, *ours]
     while todo:
         new = [pid for pid in children.get(todo.pop(), ()) if pid not in ours]
         ours.update(new)
         todo += new
-    return [stat for stat in stats if stat.pid in ours and stat.pid != os.getpid()]
+
+
+def _holds(pid: int, pipes: Collection[str]) -> bool:
+    """Whether a process has one of these open, as far as we may look."""
+    if not pipes:
+        return False
+    directory = f"/proc/{pid}/fd"
+    try:
+        return any(_link(f"{directory}/{name}") in pipes for name in os.listdir(directory))
+    except OSError:
+        return False
+
+
+def _link(path: str) -> str:
+    """What a link in /proc names; it is read, never followed: a dead network disk would hang."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def send_signal(stats: Iterable[ProcessStat], number: signal.Signals) -> None:

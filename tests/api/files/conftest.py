@@ -41,6 +41,8 @@ async def call(app_client: AppClient) -> Call:
 
     async def send(method: str, target: str, **options: object) -> Answer:
         url = URL(f"/filesystem/{target}", encoded=True)
+        if isinstance(options.get("data"), bytes):  # the client's own type would mean raw bytes
+            options.setdefault("skip_auto_headers", ["Content-Type"])
         async with client.request(method, url, **options) as reply:  # type: ignore[arg-type]
             return Answer(status=reply.status, headers=reply.headers, body=await reply.read())
 

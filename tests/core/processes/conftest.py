@@ -14,6 +14,8 @@ from sandbox_api.core.identity import Identity
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Process, Processes, ProcessSpec
 from sandbox_api.core.processes.cursor import Cursor, Piece
+from sandbox_api.core.processes.ending import remains
+from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.journal import Kind, Position
 from sandbox_api.core.processes.logfile import pending_bytes
 from sandbox_api.core.processes.output import Output
@@ -55,6 +57,7 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
             directory: Path | None = None,
             memory: bool = False,
             identity: Identity | None = None,
+            host: Host | None = None,
             **limits: float,
         ) -> Engine:
             runs = directory or tmp_path / "runs"
@@ -70,6 +73,7 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
                     resolver,
                     None if memory else Directories(runs, records),
                     limits=Limits(**limits),  # type: ignore[arg-type]
+                    host=host,
                 )
             )
             stack.push_async_callback(_end_all, processes)
@@ -80,7 +84,7 @@ async def open_engine(tmp_path: Path) -> AsyncIterator[OpenEngine]:
 
 async def _end_all(processes: Processes) -> None:
     for process in processes.list():
-        if process.running:
+        if process.running and await remains(process):  # it may be another engine's by now
             await processes.kill(str(process.pid))
 
 

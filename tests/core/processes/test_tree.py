@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from sandbox_api.core.processes.tree import (
+    Traces,
     all_stats,
     find_tree,
     read_stat,
@@ -62,9 +63,9 @@ def test_a_known_member_is_found_without_its_parent(child: "subprocess.Popen[byt
     stat = read_stat(child.pid)
     assert stat is not None
     nobody = 2**22 + 1
-    found = find_tree(nobody, reaped=True, known=[stat])
+    found = find_tree(nobody, reaped=True, traces=Traces(known=[stat]))
     assert [stat.pid for stat in found] == [child.pid]
-    assert find_tree(nobody, reaped=True, known=[stat._replace(start=1)]) == []
+    assert find_tree(nobody, reaped=True, traces=Traces(known=[stat._replace(start=1)])) == []
 
 
 @pytest.mark.parametrize("pidfds", [True, False])

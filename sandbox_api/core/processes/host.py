@@ -1,0 +1,52 @@
+"""What the process engine shares with the rest of the daemon, and with the machine."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from sandbox_api.core.keepalive import ScaleFile
+from sandbox_api.core.processes.cgroup import Cgroups
+from sandbox_api.core.processes.oom import OomKills
+from sandbox_api.core.processes.reaper import Reaper
+from sandbox_api.core.processes.relay import Tell
+
+
+def _no_scale_file() -> ScaleFile:
+    return ScaleFile("", counting=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Owners of things of which a process has only one.
+
+    Attributes:
+        reaper: waits for all children.
+        cgroups: the groups of processes; None where none can be made.
+        scale: counts the processes that keep the sandbox awake.
+        tell: is given each line of output; None where nobody wants them.
+    """
+
+    reaper: Reaper = field(default_factory=Reaper)
+    cgroups: Cgroups | None = None
+    scale: ScaleFile = field(default_factory=_no_scale_file)
+    tell: Tell | None = None
+
+
+@contextmanager
+def open_host(name: str, scale: ScaleFile, tell: Tell | None) -> Iterator[Host]:
+    """All of them, while the context lasts; children outlive it.
+
+    Args:
+        name: of this daemon among those on the same machine.
+        scale: counts the processes that keep the sandbox awake.
+        tell: is given each line of output; None where nobody wants them.
+    """
+    with ExitStack() as stack:
+        oom_kills = OomKills.open()
+        stack.callback(oom_kills.close)
+        reaper = Reaper(oom_kills)
+        stack.callback(reaper.close)
+        cgroups = Cgroups.open(name, reaper)
+        if cgroups is not None:
+            stack.callback(cgroups.close)
+        yield Host(reaper=reaper, cgroups=cgroups, scale=scale, tell=tell)

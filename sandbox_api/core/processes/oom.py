@@ -1,0 +1,66 @@
+"""Whether the kernel killed a process because memory ran out."""
+
+import os
+from pathlib import Path
+
+from sandbox_api.core.processes.hierarchy import own_directory
+
+_COUNTER = b"\noom_kill "
+_READ_BYTES = 64 << 10
+
+
+class OomKills:
+    """Counts the processes that the kernel has killed for memory where we run.
+
+    Args:
+        source: a file with a line `oom_kill N`; None where there is none.
+    """
+
+    def __init__(self, source: Path | None) -> None:
+        self._fd = -1 if source is None else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        self._claimed = 0
+
+    @classmethod
+    def open(cls) -> "OomKills":
+        """The nearest counter: of our own control group (v2, then v1), else the kernel's."""
+        for source in (
+            own_directory() / "memory.events",
+            own_directory("memory") / "memory.oom_control",
+            Path("/proc/vmstat"),
+        ):
+            try:
+                return cls(source)
+            except OSError:
+                continue
+        return cls(None)
+
+    def count(self) -> int:
+        """How many there have been; 0 where nobody knows."""
+        if self._fd < 0:
+            return 0
+        try:
+            text = b"\n" + os.pread(self._fd, _READ_BYTES, 0)
+        except OSError:
+            return 0
+        _, _, after = text.partition(_COUNTER)
+        return int(after.split(b"\n", 1)[0] or 0)
+
+    def claim(self, before: int) -> bool:
+        """Whether a process that died of SIGKILL was one of them.
+
+        Each kill explains one death only.
+
+        Args:
+            before: the count when it began.
+        """
+        explained = max(before, self._claimed)
+        if self.count() <= explained:
+            return False
+        self._claimed = explained + 1
+        return True
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

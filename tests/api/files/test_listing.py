@@ -1,0 +1,117 @@
+"""Long listings: in pages, in pieces, and without holding up others."""
+
+import http.client
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import pytest
+
+from tests.api.files.conftest import Call
+
+
+async def test_pages(call: Call, work: Path) -> None:
+    """Following the cursor gives everything once, in order, whatever bytes a name holds."""
+    names = [b"a", b"b\xff", b"c\n", "é".encode(), b"\xfe", *(b"x%03d" % n for n in range(20))]
+    for number, name in enumerate(names):
+        path = os.path.join(os.fsencode(work), name)
+        os.mkdir(path) if number % 3 == 0 else os.mknod(path)
+    for target in ("", f"tree/{quote(str(work), safe='')}"):
+        seen: list[str] = []
+        cursor = ""
+        while True:
+            page = (await call("GET", f"{target}?limit=4&cursor={quote(cursor)}")).json()
+            entries = page["files"] + page["subdirectories"]
+            assert len(entries) <= 4
+            seen += [entry.get("rawPath") or quote(entry["path"], safe="") for entry in entries]
+            if "nextCursor" not in page:
+                break
+            cursor = page["nextCursor"]
+        assert len(seen) == len(set(seen)) == len(names)
+        assert [name.rsplit("%2F", 1)[1] for name in seen].sort() == [
+            quote(n) for n in names
+        ].sort()
+
+
+async def test_pages_stay_true_while_entries_come_and_go(call: Call, work: Path) -> None:
+    """What is there all the time is listed once."""
+    for name in "bdfh":
+        (work / name).touch()
+    page = (await call("GET", "?limit=2")).json()
+    assert [file["name"] for file in page["files"]] == ["b", "d"]
+    (work / "a").touch()
+    (work / "d").unlink()
+    page = (await call("GET", f"?limit=2&cursor={page['nextCursor']}")).json()
+    assert [file["name"] for file in page["files"]] == ["f", "h"]
+    assert "nextCursor" not in page
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "cursor=%21", "cursor=abc"])
+async def test_bad_pages(call: Call, query: str) -> None:
+    """A limit of nothing, and a cursor that is not ours."""
+    answer = await call("GET", f"?{query}")
+    assert (answer.status, "invalid" in str(answer.error)) == (400, True)
+
+
+async def test_long_listings_are_the_same(call: Call, work: Path) -> None:
+    """What comes in pieces is what comes at once."""
+    for number in range(1000):
+        (work / f"{number:04}").touch()
+        (work / f"d{number:04}").mkdir()
+    listing = (await call("GET", "")).json()
+    assert [file["name"] for file in listing["files"]] == [f"{n:04}" for n in range(1000)]
+    assert [each["name"] for each in listing["subdirectories"]] == [
+        f"d{number:04}" for number in range(1000)
+    ]
+    assert listing["path"] == str(work)
+    page = (await call("GET", "?limit=1500")).json()
+    assert page["files"] == listing["files"]
+    assert page["subdirectories"] == listing["subdirectories"][:500]
+    for name in os.listdir(work):
+        if name.startswith("d"):
+            os.rmdir(work / name)
+    listing = (await call("GET", "")).json()
+    assert (len(listing["files"]), listing["subdirectories"]) == (1000, [])
+
+
+@pytest.mark.slow
+def test_large_directories_hold_up_nobody(
+    start_daemon: Callable[..., SimpleNamespace], tmp_path: Path
+) -> None:
+    """100,000 entries are listed while /health answers within 50 ms."""
+    large = tmp_path / "large"
+    large.mkdir()
+    for number in range(100_000):
+        os.close(os.open(large / f"file-{number * 7919 % 100_003}", os.O_CREAT))
+    daemon = start_daemon()
+    done = threading.Event()
+    waits: list[float] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            began = time.perf_counter()
+            get(daemon.port, "/health")
+            waits.append(time.perf_counter() - began)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for path in (f"/{large}", f"/tree{large}?recursive=true&maxFiles=100000"):
+            listing = get(daemon.port, f"/filesystem{path}")
+            assert listing.count(b'"name":"file-') == 100_000
+    finally:
+        done.set()
+        asking.join()
+    assert len(waits) > 50
+    assert sorted(waits)[int(len(waits) * 0.99)] < 0.05
+
+
+def get(port: int, path: str) -> bytes:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().read()
