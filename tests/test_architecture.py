@@ -12,6 +12,9 @@ PACKAGE = ROOT / "sandbox_api"
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
+# A table of cases is read from top to bottom: cutting it in two helps nobody to find one.
+MAX_TEST_FILE_LINES = 500
+MAX_TEST_LINES = 60
 
 # Who may import whom: only what stands further up, or beside it in the same room.
 LAYERS = (
@@ -181,12 +184,15 @@ def test_files_and_functions_are_short() -> None:
     wrong = []
     for path in CHECKED:
         text = path.read_text()
-        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
+        in_tests = (ROOT / "tests") in path.parents
+        if (lines := len(text.splitlines())) > (
+            MAX_TEST_FILE_LINES if in_tests else MAX_FILE_LINES
+        ):
             wrong.append(f"{path.relative_to(ROOT)} has {lines} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 size = (node.end_lineno or 0) - node.lineno + 1
-                if size > MAX_FUNCTION_LINES:
+                if size > (MAX_TEST_LINES if in_tests else MAX_FUNCTION_LINES):
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {size}")
     assert wrong == []
 

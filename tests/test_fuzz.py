@@ -5,6 +5,7 @@ commands, and writes and deletes only below its own directory.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,8 +30,22 @@ schema = schemathesis.openapi.from_path(DOCUMENT).exclude(
     path="/network/process//ports"  # the fuzzer's HTTP client joins the two slashes
 )
 
+# the four texts that existing clients expect with a 500 (guarantee G27)
+PINNED = re.compile(
+    r"failed to upload part: (upload not found: |part number must be between 1 and 10000$)"
+    r"|failed to complete upload: (part -?\d+ not found$|etag mismatch for part )"
+)
+
+
+def no_fault_of_ours(ctx: Any, response: Any, case: Any) -> bool | None:  # noqa: ANN401 - untyped
+    """No 5xx but for those."""
+    if response.status_code == 500 and PINNED.match(response.json()["error"]):
+        return None
+    return checks.not_a_server_error(ctx, response, case)
+
+
 CHECKS = [
-    checks.not_a_server_error,
+    no_fault_of_ours,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_headers_conformance,

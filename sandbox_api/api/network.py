@@ -1,6 +1,7 @@
 """Sockets over HTTP: `/network` (spec/system.md 6)."""
 
 import re
+from collections.abc import Collection
 
 from aiohttp import web
 
@@ -21,8 +22,9 @@ async def list_ports(request: web.Request) -> web.Response:
     process = request.app[PROCESSES].find(str(pid))
     if process is not None and process.pid != pid:  # one whose name is that number
         process = None
+    pipes = process.output.pipe_links() if process else ()
     # as the workload user, who sees its own processes only (G29)
-    found = await request.app[FILE_THREADS].run(_sockets, pid, process)
+    found = await request.app[FILE_THREADS].run(_sockets, pid, process, pipes)
     return json_reply(PortsReply(pid=pid, ports=[_entry(one) for one in found]))
 
 
@@ -37,10 +39,10 @@ async def refuse_no_pid(_: web.Request) -> web.Response:
     raise InvalidError("missing required path parameter: pid")
 
 
-def _sockets(pid: int, process: Process | None) -> list[OwnedSocket]:
+def _sockets(pid: int, process: Process | None, pipes: Collection[str]) -> list[OwnedSocket]:
     if pid <= 0:
         return []
-    tree = find_processes(process) if process else find_tree(pid, reaped=False)
+    tree = find_processes(process, pipes) if process else find_tree(pid, reaped=False)
     return sockets_of((stat.pid, stat.name) for stat in tree)
 
 

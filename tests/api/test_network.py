@@ -87,7 +87,7 @@ async def test_a_server_is_listed(api: ProcessApi) -> None:
 async def test_the_subtree_is_listed(api: ProcessApi) -> None:
     """Each entry has the pid of who holds the socket; in the order of protocol and port."""
     one, two, three = sorted(free_port() for _ in range(3))
-    command = f"{serve(two)} & {serve(one, kind='udp')} & setsid {serve(three)} & wait"
+    command = f"{serve(two)} & {serve(one, kind='udp')} & setsid -f {serve(three)}; wait"
     process = await served(api, command, count=3)
     entries = await ports(api, process["pid"])
     shown = [(entry["protocol"], entry["localPort"], entry["state"]) for entry in entries]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ StartDaemon = Callable[..., SimpleNamespace]
 Json = dict[str, Any]
 
 MIB = 1 << 20
+FLOOD = 100_000
 ENDS = pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 
 
@@ -154,16 +156,15 @@ def test_g14_a_loop_that_prints_numbers(sandbox: Sandbox) -> None:
 
 def test_g14_a_flood_over_many_kills(sandbox: Sandbox) -> None:
     """Killed while it moves bytes and writes marks, whatever the moment: both streams are whole."""
-    count = 100_000
     sandbox.run(
-        f"i=0; while [ $i -lt {count} ]; do echo $i; echo $i >&2; i=$((i+1)); done; sleep 0.5",
+        f"i=0; while [ $i -lt {FLOOD} ]; do echo $i; echo $i >&2; i=$((i+1)); done; sleep 0.5",
         name="flood",
     )
     for moment in range(6):
         time.sleep(0.007 * moment)  # the moment of the kill is what is tested
         sandbox.restart()
     lines = sandbox.stream("flood")
-    assert lines["stdout"] == lines["stderr"] == numbers(count)
+    assert lines["stdout"] == lines["stderr"] == numbers(FLOOD)
     order = [sandbox.open("GET", "/process/flood/logs/stream") for _ in range(2)]
     with order[0] as first, order[1] as second:
         assert first.read() == second.read()
@@ -337,6 +338,36 @@ def test_g14_a_client_that_waits_is_cut_and_asks_again(sandbox: Sandbox) -> None
     assert sorted(one["name"] for one in sandbox.call("GET", "/process")) == names
     for name in names:
         assert sandbox.get(name)["status"] == "running"
+
+
+def run_many(sandbox: Sandbox, worker: int, answered: dict[str, Json]) -> None:
+    """One command after the other, until the daemon is gone."""
+    for number in count():
+        name = f"w{worker}-{number}"
+        try:
+            answered[name] = sandbox.run(f"echo {name}", name=name, waitForCompletion=True)
+        except (http.client.HTTPException, OSError):
+            return
+
+
+def test_g14_whatever_was_answered_is_known(sandbox: Sandbox) -> None:
+    """Killed while many commands start and end: none that a client has seen is lost or half."""
+    answered: dict[str, Json] = {}
+    workers = [
+        threading.Thread(target=run_many, args=(sandbox, number, answered)) for number in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    eventually(lambda: len(answered) > 100)
+    sandbox.end()
+    for worker in workers:
+        worker.join(10)
+    sandbox.start()
+    known = {one["name"]: one for one in sandbox.call("GET", "/process")}
+    assert {name: known[name] for name in answered} == answered
+    assert not [line for line in sandbox.said() if "record" in line or "lost" in line]
+    for name in known.keys() - answered.keys():
+        sandbox.wait(name)
 
 
 def test_g14_stdin_ends_with_the_daemon(sandbox: Sandbox) -> None:

@@ -5,7 +5,7 @@ first, then less often, and only while somebody waits. The end of the process en
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sandbox_api.core.ports import OwnedSocket, Socket, read_sockets, sockets_of
 from sandbox_api.core.processes.ending import find_processes
@@ -39,7 +39,8 @@ async def wait_for_ports(
     pause_s = FIRST_PAUSE_S
     while True:
         ended = not process.running  # first: what it left behind may listen by its last moment
-        missing = await asyncio.to_thread(_missing, process, wanted)
+        pipes = process.output.pipe_links()
+        missing = await asyncio.to_thread(_missing, process, pipes, wanted)
         if missing and ended:
             raise FailedError(_ended(process, missing), process.who)
         left_s = pause_s if deadline is None else min(pause_s, deadline - loop.time())
@@ -51,7 +52,8 @@ async def wait_for_ports(
 
 async def explain_missing(process: Process, missing: Sequence[int]) -> str:
     """What can be seen of ports that did not become ready; empty where nothing can."""
-    own = {one.socket.local_port: one.socket for one in await asyncio.to_thread(_own, process)}
+    owned = await asyncio.to_thread(_own, process, process.output.pipe_links())
+    own = {one.socket.local_port: one.socket for one in owned}
     reasons = [_reason(port, own.get(port)) for port in missing[:EXPLAINED_PORTS]]
     if len(missing) > EXPLAINED_PORTS:
         reasons.append(f"and {len(missing) - EXPLAINED_PORTS} more")
@@ -74,11 +76,11 @@ async def _ends_within(process: Process, timeout_s: float) -> None:
         pass
 
 
-def _missing(process: Process, ports: frozenset[int]) -> Sequence[int]:
+def _missing(process: Process, pipes: Collection[str], ports: frozenset[int]) -> Sequence[int]:
     """The ports that are not open yet; whose they are is only looked up when all are there."""
     missing = ports - {one.local_port for one in read_sockets() if _reachable(one)}
     if not missing:
-        own = (owned.socket for owned in _own(process))
+        own = (owned.socket for owned in _own(process, pipes))
         missing = ports - {one.local_port for one in own if _reachable(one)}
     return sorted(missing)
 
@@ -87,8 +89,8 @@ def _reachable(one: Socket) -> bool:
     return one.open and not one.loopback
 
 
-def _own(process: Process) -> Sequence[OwnedSocket]:
-    return sockets_of((stat.pid, stat.name) for stat in find_processes(process))
+def _own(process: Process, pipes: Collection[str]) -> Sequence[OwnedSocket]:
+    return sockets_of((stat.pid, stat.name) for stat in find_processes(process, pipes))
 
 
 def _ended(process: Process, missing: Sequence[int]) -> str:

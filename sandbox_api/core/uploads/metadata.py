@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ class Metadata:
                 "slotBytes": session.slot_bytes,
                 "body": session.body and _place_values(session.body),
             }
-            _replace(own / _SESSION, values)
+            try:
+                _replace(own / _SESSION, values)
+            except OSError:
+                with suppress(OSError):
+                    own.rmdir()  # of a session that is not to be
+                raise
 
     def save_part(self, session: Session, part: Part) -> None:
         """Write a part, in place of an older one of its number.
@@ -104,6 +110,7 @@ def _load(own: Path) -> Session:
         initiated_at_ns=int(values["initiatedAt"]),
         slot_bytes=int(values["slotBytes"]),
         body=_place(values["body"]) if values["body"] else None,
+        restored=True,
     )
     for path in own.iterdir():
         if path.name.isdecimal():

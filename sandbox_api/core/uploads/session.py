@@ -62,6 +62,7 @@ class Session:
         lock: held while parts are swapped, and while it is completed or aborted.
         taken: numbers whose place in the body is being written.
         writers: parts that are on their way.
+        restored: by a daemon that has not looked yet for what the last one left unfinished.
         ended: completed or aborted.
     """
 
@@ -75,6 +76,7 @@ class Session:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     taken: set[int] = field(default_factory=set)
     writers: int = 0
+    restored: bool = False
     ended: bool = False
 
     @property

@@ -88,7 +88,6 @@ class Uploads:
         """Take up the sessions of the last daemon, and let abandoned ones expire meanwhile."""
         for session in await self._own_threads.run(self._metadata.load, self._max_age_s):
             self._sessions[session.id] = session
-            await self._remove_strays(session)
         expiry = asyncio.create_task(self._expire_regularly())
         try:
             yield
@@ -171,6 +170,7 @@ class Uploads:
         async with session.lock:
             if session.ended:
                 raise no_session(session.id)
+            await self._remove_strays(session)
             with operation("open", session.path):
                 try:
                     file, threads = await self._open_part(session, number, max_bytes)
@@ -295,6 +295,7 @@ class Uploads:
     async def _end(self, session: Session) -> None:
         session.ended = True
         del self._sessions[session.id]
+        await self._remove_strays(session)
         places = [part.place for part in session.parts.values() if not part.place.shared]
         if session.body is not None:
             places.append(session.body)
@@ -332,7 +333,8 @@ class Uploads:
             await asyncio.sleep(min(self._max_age_s / 4, EXPIRY_CHECK_S))
 
     async def _remove_strays(self, session: Session) -> None:
-        if session.body is not None:
+        if session.restored and session.body is not None:
+            session.restored = False
             known = frozenset({session.body.path, *(p.place.path for p in session.parts.values())})
             directory = os.path.dirname(session.body.path)
             threads = self._threads_for(session.body)

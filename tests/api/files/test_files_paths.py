@@ -85,11 +85,3 @@ async def test_listed_names_can_be_asked_for(call: Call, work: Path) -> None:
     assert (await call("GET", odd["rawPath"])).json()["content"] == "x"
     (directory,) = listing["subdirectories"]
     assert (await call("DELETE", directory["rawPath"])).status == 200
-
-
-async def test_tree_is_another_resource(call: Call, work: Path) -> None:
-    """A whole segment `tree` is never taken for a file."""
-    for target in ("tree", "tree/x", "tree%2Fx", "tree//tmp/x"):
-        answer = await call("PUT", target, data=b"{}")
-        assert (answer.status, answer.body) == (404, b"404 page not found")
-    assert not os.listdir(work)

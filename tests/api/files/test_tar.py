@@ -4,9 +4,11 @@ import asyncio
 import gzip
 import io
 import os
+import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import ClientError
@@ -164,3 +166,35 @@ async def test_download_of_a_client_that_left(
         assert is_open()
         reply.close()
     assert await eventually(lambda: not is_open())
+
+
+@pytest.mark.slow
+def test_g21_archives_in_constant_memory(
+    start_daemon: Callable[..., SimpleNamespace], tmp_path: Path
+) -> None:
+    """Gigabytes go down, plain and compressed, and up, in memory of some pieces."""
+    (tmp_path / "src").mkdir()
+    with (tmp_path / "src" / "big").open("wb") as file:
+        file.truncate(2 << 30)
+    daemon = start_daemon()
+    url = f"http://127.0.0.1:{daemon.port}/filesystem/{tmp_path}"
+    download = ["curl", "-fsS", "-H", "Accept: application/x-tar", f"{url}/src"]
+    before = memory_kib(daemon.process.pid)
+    subprocess.run([*download, "-o", os.devnull], check=True)
+    compressed = tmp_path / "a.tgz"
+    subprocess.run([*download, "-H", "Accept-Encoding: gzip", "-o", compressed], check=True)
+    assert compressed.stat().st_size < 20 << 20
+    upload = ["-T", "-", "-H", "Content-Type: application/x-tar", "-H", "Content-Encoding: gzip"]
+    with compressed.open("rb") as body:
+        subprocess.run(["curl", "-fsS", *upload, f"{url}/dst/"], stdin=body, check=True)
+    assert (tmp_path / "dst" / "big").stat().st_size == 2 << 30
+    (tmp_path / "dst" / "big").unlink()
+    assert memory_kib(daemon.process.pid) - before < 64 << 10
+
+
+def memory_kib(pid: int) -> int:
+    """The most memory that a process ever held."""
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return int(fields["VmHWM"].split()[0])

@@ -16,6 +16,10 @@ from tests.serving import free_port, serve
 Eventually = Callable[..., Awaitable[object]]
 
 
+DAEMON = "setsid -f sh -c '{}'; exec sleep 60"
+"""A server that leaves both its session and its parent."""
+
+
 async def wait(process: Process, *ports: int, timeout_s: float | None = 10.0) -> Sequence[int]:
     """Wait for ports; the test itself has a deadline too."""
     loop = asyncio.get_running_loop()
@@ -53,7 +57,7 @@ async def test_g16_it_polls_nothing_afterwards(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["{}", "({})", "{} & wait", "setsid -w sh -c '{}'", "sh -c '({} & wait); :'"]
+    "shape", ["{}", "({})", "{} & wait", "setsid -w sh -c '{}'", "sh -c '({} & wait); :'", DAEMON]
 )
 async def test_the_whole_subtree_counts(engine: Engine, shape: str) -> None:
     """A server that a script starts is the script's, in a session of its own too."""
