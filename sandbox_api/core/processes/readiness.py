@@ -63,9 +63,11 @@ async def explain_missing(process: Process, missing: Sequence[int]) -> str:
 def _reason(port: int, own: Socket | None) -> str:
     if own is None:
         return f"nothing of the process listens on port {port}"
+    if not own.open:
+        return f"port {port} is in use by the process, but does not listen"
     if own.loopback:
         return f"port {port} listens on {own.local_addr} only: bind it to 0.0.0.0 or ::"
-    return f"port {port} is in use by the process, but does not listen"
+    return f"port {port} began to listen just after that"
 
 
 async def _ends_within(process: Process, timeout_s: float) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -341,6 +342,21 @@ async def test_removed_logs_are_a_gap(engine: Engine, successor: Successor) -> N
         entry.unlink()
     after = found(await successor(), "x")
     assert (after.status, text(after.output)) == (Status.COMPLETED, b"")
+
+
+async def test_a_run_that_is_gone_is_told(
+    engine: Engine, successor: Successor, reap: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without its pipes a living process cannot be taken over; it is left alone, others are not."""
+    process = await engine.start("exec sleep 60", name="x")
+    reap.append(process.pid)
+    await engine.run("true", name="other")
+    await asyncio.to_thread(shutil.rmtree, engine.directory / process.output.run)
+    after = await successor()
+    assert [one.name for one in after.processes.list()] == ["other"]
+    assert "the output of process x is lost: " in caplog.text
+    assert record(engine, process).exists()
+    assert read_stat(process.pid) is not None
 
 
 async def test_a_working_directory_that_is_no_text(engine: Engine, tmp_path: Path) -> None:
