@@ -298,18 +298,18 @@ class _Reading:
 
 
 def _require_directory(location: Location) -> None:
-    try:
-        status = follow_status(location)
-    except NotFoundError as exc:
-        raise NotFoundError(f"{NO_DIRECTORY}: {exc.message}") from exc
-    if not stat.S_ISDIR(status.st_mode):
+    if not _is_directory(location, NO_DIRECTORY):
         raise InvalidError(f"{NO_DIRECTORY}: {printable(location.absolute)} is a file")
 
 
 def _require_directory_to_delete(location: Location) -> None:
-    try:
-        status = follow_status(location)
-    except NotFoundError as exc:
-        raise NotFoundError(f"{NOT_DELETED}: {exc.message}") from exc
-    if not stat.S_ISDIR(status.st_mode):
+    if not _is_directory(location, NOT_DELETED):
         raise FailedError(f"{NOT_DELETED}: path points to a file, not a directory")
+
+
+def _is_directory(location: Location, otherwise: str) -> bool:
+    """Whether something is one; that there is nothing is told after `otherwise`."""
+    try:
+        return stat.S_ISDIR(follow_status(location).st_mode)
+    except NotFoundError as exc:
+        raise NotFoundError(f"{otherwise}: {exc.message}") from exc

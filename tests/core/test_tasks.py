@@ -55,7 +55,15 @@ async def test_closing_waits_only_so_long() -> None:
     """A disk that hangs does not keep the daemon."""
     tasks, go = Tasks(), asyncio.Event()
     await tasks.close(5)
-    tasks.start(go.wait())
+    ended = []
+
+    async def hang() -> None:
+        await go.wait()
+        ended.append("it")
+
+    tasks.start(hang())
     await tasks.close(0.01)
+    assert not ended
     go.set()
     await tasks.close(5)
+    assert ended == ["it"]

@@ -141,7 +141,7 @@ async def test_read_of_a_client_that_left_ends(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.wait_for(threads.run(lambda: None), 5)
+    assert await asyncio.wait_for(threads.run(lambda: "a thread is free"), 5)
 
 
 async def test_g29_read_and_write_as_the_workload_user(
