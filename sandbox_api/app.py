@@ -24,7 +24,7 @@ from sandbox_api.api import (
 )
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
-from sandbox_api.api.process_log import log_line
+from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment

@@ -9,8 +9,8 @@ import asyncio
 from aiohttp import web
 
 from sandbox_api.api.audit import audit
-from sandbox_api.api.process_replies import process_reply
-from sandbox_api.api.process_streams import (
+from sandbox_api.api.processes.replies import process_reply
+from sandbox_api.api.processes.streams import (
     keep_alive_until,
     open_events,
     send_error_event,
