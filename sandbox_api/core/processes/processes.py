@@ -1,15 +1,16 @@
 """The owner of all processes: starts, finds, stops and remembers them."""
 
 import asyncio
+import gc
 import logging
 import secrets
 import string
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from sandbox_api.core.environment import Environment
-from sandbox_api.core.identity import Identity
+from sandbox_api.core.identity import FileThreads, Identity
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
 from sandbox_api.core.processes.adoption import Adoptions
@@ -83,6 +84,7 @@ class Processes:
     ) -> None:
         self._environment = environment
         self._identity = identity
+        self._threads = FileThreads(identity)
         self._resolver = resolver
         self._directories = directories
         self._limits = limits
@@ -96,7 +98,7 @@ class Processes:
         self._adoptions = Adoptions(self._host.reaper)
         self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
-            self._begin, self._records.save, self._host.scale, limits.stop_grace_s
+            self._begin_again, self._records.save, self._run, self._host.scale, limits.stop_grace_s
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,6 +124,7 @@ class Processes:
 
     def close(self) -> None:
         """Let go of everything; children and their pipes live on."""
+        self._threads.close()
         for task in self._tasks:
             task.cancel()
         self._adoptions.close()
@@ -145,18 +148,21 @@ class Processes:
             FailedError: it could not be started; the text says why.
         """
         _check(spec)
-        await self._free_name(spec.name)
         working_dir, directory = "", ""
         if spec.working_dir:
             location = self._resolver.resolve(spec.working_dir)
             working_dir, directory = location.shown, location.absolute
+        await self._free_name(spec.name)
+        if directory:
+            await self._threads.run(check_directory, spec.command, directory)
+            await self._free_name(spec.name)  # somebody may have taken it meanwhile
         name = spec.name or self._generate_name()
         process = Process(spec, name, working_dir, directory, self._new_output())
         self._prepare(process)
         try:
             self._begin(process)
         except BaseException:
-            process.output.discard()
+            self._forget(process)
             raise
         process.pid = process.child.pid
         self._records.save(process)
@@ -266,8 +272,6 @@ class Processes:
     def _begin(self, process: Process) -> None:
         """Begin a run of a process, the first or a later one: the only place that does."""
         environment, spec = self._environment, process.spec
-        if process.directory:
-            check_directory(spec.command, process.directory)
         shell, shell_args = environment.shell()
         launch = Launch(
             shell=shell,
@@ -278,11 +282,20 @@ class Processes:
             identity=self._identity,
         )
         path = environment.get("PATH")
+        self._records.announce(process)
         with stdin_pipe(spec.stdin) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._host.reaper.watch(popen), stdin)
         if self._host.cgroups is not None and process.group is not None:
             self._host.cgroups.join(process.group, process.child)
+
+    async def _begin_again(self, process: Process) -> None:
+        """Begin a later run, unless its process was told to end."""
+        if process.directory:
+            await self._threads.run(check_directory, process.spec.command, process.directory)
+        if process.wanted_end is None:
+            self._begin(process)
+            self._records.save(process)
 
     def _prepare(self, process: Process, *, restored: bool = False) -> None:
         """Give a process its control group, and its lines to who wants them."""
@@ -306,8 +319,12 @@ class Processes:
         """Take over what a daemon before this one left."""
         if self._directories is None:
             return
+        with _no_collections():  # of garbage: there is none, and they take half of the time
+            self._take_over(self._directories)
+
+    def _take_over(self, directories: Directories) -> None:
         found = restore_processes(
-            self._records, self._adoptions, self._directories, self._identity, self._budget
+            self._records, self._adoptions, directories, self._identity, self._budget
         )
         for process in found:
             self._registry.add(process)
@@ -322,7 +339,7 @@ class Processes:
                 self._run(ending.escalate(process, self._limits.stop_grace_s))
 
     def _forget(self, process: Process) -> None:
-        self._records.forget(process)
+        self._records.forget(process.output.run)
         process.output.discard()
 
     # -- below
@@ -343,6 +360,15 @@ class Processes:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("process supervision failed", exc_info=exc)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _check(spec: ProcessSpec) -> None:

@@ -19,6 +19,7 @@ from sandbox_api.core.processes.journal import Position
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
 from sandbox_api.core.processes.reaper import Exit
 from sandbox_api.core.processes.storage import RUN_NAME
+from sandbox_api.core.processes.tree import ticks_since_boot
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ class Record:
     Attributes:
         run: the name of its directory.
         boot: the kernel's boot id when this was saved.
-        child_pid: of the current run's first process.
-        child_start: when that began, in clock ticks since boot.
+        child_pid: of the current run's first process; 0 for a run that is about to begin.
+        child_start: when that began, in clock ticks since boot, or a moment before that.
         end: where its output ended; None while it runs.
     """
 
@@ -73,12 +74,32 @@ class Records:
         self._boot = read_boot_id()
         self._refused = False
 
+    def announce(self, process: Process) -> None:
+        """Say that a run of a process is about to begin: should the daemon die before `save`, the
+        next one looks for it, and does not begin it again."""
+        self._write(process, 0, ticks_since_boot())
+
     def save(self, process: Process) -> None:
         """Write a process's record; one whose output is kept in memory has none."""
+        self._write(process, process.child.pid, process.child.start)
+
+    def _write(self, process: Process, child_pid: int, child_start: int) -> None:
         run = process.output.run
         if self._directory is None or not run:
             return
-        record = _RECORD.dump_python(_record(process, run, self._boot), mode="json")
+        same = {name: getattr(process, name) for name in _SAME}
+        end = process.output.end
+        record = _RECORD.dump_python(
+            Record(
+                run=run,
+                boot=self._boot,
+                child_pid=child_pid,
+                child_start=child_start,
+                end=end,
+                **same,
+            ),
+            mode="json",
+        )
         data = json.dumps(record).encode()  # pydantic's own takes no path that is not UTF-8
         try:
             _replace(f"{self._directory}/{run}", data)
@@ -87,11 +108,15 @@ class Records:
                 self._refused = True
                 log.warning("process records cannot be written: %s", exc)
 
-    def forget(self, process: Process) -> None:
-        """Remove a process's record."""
-        if self._directory is not None and process.output.run:
+    def forget(self, run: str) -> None:
+        """Remove a record, if there is one.
+
+        Args:
+            run: the name of its run's directory; empty where it is kept in memory.
+        """
+        if self._directory is not None and run:
             with suppress(OSError):
-                os.unlink(f"{self._directory}/{process.output.run}.json")
+                os.unlink(f"{self._directory}/{run}.json")
 
     def load(self) -> Iterator[Record]:
         """All records, oldest first; one that cannot be read is told and left alone."""
@@ -111,7 +136,7 @@ class Records:
         """The runs that have a record, readable or not, oldest first."""
         if self._directory is None:
             return []
-        stems = (path.stem for path in self._directory.glob("*.json"))
+        stems = (name.removesuffix(".json") for name in os.listdir(self._directory))
         return sorted(stem for stem in stems if RUN_NAME.fullmatch(stem))
 
     def clean(self) -> None:
@@ -144,14 +169,3 @@ def _replace(path: str, data: bytes) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, f"{path}.json")
-
-
-def _record(process: Process, run: str, boot: str) -> Record:
-    return Record(
-        run=run,
-        boot=boot,
-        child_pid=process.child.pid,
-        child_start=process.child.start,
-        end=process.output.end,
-        **{name: getattr(process, name) for name in _SAME},
-    )

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sandbox_api.core.identity import Identity
@@ -13,6 +14,7 @@ from sandbox_api.core.processes.process import Process
 from sandbox_api.core.processes.reaper import UNKNOWN_EXIT, Child
 from sandbox_api.core.processes.records import Record, Records
 from sandbox_api.core.processes.storage import RUN_NAME, Directories, RunDirectory
+from sandbox_api.core.processes.tree import find_leader
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,40 @@ def restore_processes(
         budget: bounds all output together.
     """
     records.clean()
-    for record in records.load():
-        storage = RunDirectory(directories.runs / record.run, identity)
+    for saved in records.load():
+        record = saved
+        storage = RunDirectory(f"{directories.runs}/{record.run}", identity)
         try:
             output = Output(storage, budget, restored=True, end=record.end)
         except OSError as exc:
             log.warning("the output of process %s is lost: %s", record.name, exc)
             continue
-        yield _process(record, output, _child(record, records, adoptions))
+        if not record.child_pid and records.same_boot(record):
+            record = _look_for_child(record, output)
+        if not record.pid:  # it never began, or nobody knows what it was: nobody was told of it
+            output.discard()
+            records.forget(record.run)
+            continue
+        process = _process(record, output, _child(record, records, adoptions))
+        if record is not saved:
+            records.save(process)
+        yield process
     if directories.exclusive:
         _remove_unknown(directories.runs, frozenset(records.runs()))
+
+
+def _look_for_child(record: Record, output: Output) -> Record:
+    """A daemon has died between the begin of a run and its record: what that should have been."""
+    leader = find_leader(output.pipe_links(), record.child_start)
+    if leader is None:
+        return record
+    return replace(
+        record,
+        pid=record.pid or leader.pid,
+        child_pid=leader.pid,
+        child_start=leader.start,
+        restarting=False,
+    )
 
 
 def _process(record: Record, output: Output, child: Child) -> Process:

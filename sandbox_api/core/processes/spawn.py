@@ -42,7 +42,8 @@ class Launch:
 
 
 def check_directory(command: str, directory: str) -> None:
-    """Refuse a working directory that cannot be one.
+    """Refuse a working directory that cannot be one. Blocks, and judges by the rights of the
+    calling thread: a child changes to its directory before it becomes the workload user.
 
     Raises:
         FailedError: with the text of spec/process.md 2.
@@ -50,6 +51,8 @@ def check_directory(command: str, directory: str) -> None:
     start = "failed to start process: could not"
     try:
         mode = os.stat(directory).st_mode
+        if stat.S_ISDIR(mode):
+            os.stat(f"{directory}/.")  # needs the right to enter it, as chdir(2) does
     except (FileNotFoundError, NotADirectoryError):
         raise FailedError(
             f"{start} execute command '{command}' because folder '{directory}' does not exist"

@@ -18,6 +18,7 @@ from sandbox_api.core.linux import F_SETPIPE_SZ, first_data
 
 PIPE_BYTES = 1 << 20
 MEMORY_LOG_BYTES = 1 << 20
+BLOCK_BYTES = 512  # of st_blocks, whatever the file system (inode(7))
 RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
 
 
@@ -110,7 +111,11 @@ class RunDirectory:
         SIGPIPE while no daemon is alive (fifo(7))."""
         path = self._file(name)
         with suppress(FileExistsError):  # made by a daemon before this one
-            os.mkfifo(path, 0o600)
+            try:
+                os.mkfifo(path, 0o600)
+            except FileNotFoundError:  # somebody has removed the directory since
+                os.makedirs(self._path, 0o700)
+                os.mkfifo(path, 0o600)
         write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -139,12 +144,14 @@ class RunDirectory:
     def extent(self, name: str) -> tuple[int, int]:
         """What lies before the first data was cut for space (lseek(2), SEEK_DATA)."""
         try:
+            status = os.lstat(self._file(name))
+            if status.st_blocks * BLOCK_BYTES >= status.st_size:  # no hole, as of most
+                return 0, status.st_size
             fd = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return 0, 0
         try:
-            size = os.fstat(fd).st_size
-            return first_data(fd), size
+            return first_data(fd), os.fstat(fd).st_size
         finally:
             os.close(fd)
 

@@ -5,6 +5,7 @@ daemons that are killed.
 """
 
 import asyncio
+import errno
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -21,6 +23,7 @@ from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Process, Processes, ProcessSpec, Status
 from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.tree import read_stat
+from sandbox_api.errors import FailedError
 from tests.core.processes.conftest import ENVIRONMENT, Engine, OpenEngine, text
 
 Eventually = Callable[..., Awaitable[Any]]
@@ -344,19 +347,103 @@ async def test_removed_logs_are_a_gap(engine: Engine, successor: Successor) -> N
     assert (after.status, text(after.output)) == (Status.COMPLETED, b"")
 
 
+async def test_a_run_whose_directory_is_gone(engine: Engine, successor: Successor) -> None:
+    """A process that lives is listed without its output, and can be stopped by its name."""
+    process = await engine.start("echo before; exec sleep 60", name="x")
+    await engine.run("true", name="other")
+    await asyncio.to_thread(shutil.rmtree, engine.directory / process.output.run)
+    after = await successor()
+    assert [one.name for one in after.processes.list()] == ["x", "other"]
+    assert text(found(after, "x").output) == b""
+    stopped = await after.processes.stop("x")
+    assert (stopped.pid, stopped.status) == (process.pid, Status.STOPPED)
+
+
 async def test_a_run_that_is_gone_is_told(
     engine: Engine, successor: Successor, reap: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its pipes a living process cannot be taken over; it is left alone, others are not."""
+    """Where no pipes can be made a living process is not taken over; it is left alone."""
     process = await engine.start("exec sleep 60", name="x")
     reap.append(process.pid)
     await engine.run("true", name="other")
     await asyncio.to_thread(shutil.rmtree, engine.directory / process.output.run)
+    (engine.directory / process.output.run).write_text("in the way")
     after = await successor()
     assert [one.name for one in after.processes.list()] == ["other"]
     assert "the output of process x is lost: " in caplog.text
     assert record(engine, process).exists()
     assert read_stat(process.pid) is not None
+
+
+@pytest.fixture
+def die_before_save(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's daemon dies right after it has started a child: it writes no record of it."""
+    write = engine.processes._records._write
+
+    def announce_only(process: Process, child_pid: int, child_start: int) -> None:
+        if not child_pid:
+            write(process, child_pid, child_start)
+
+    monkeypatch.setattr(engine.processes._records, "_write", announce_only)
+
+
+@pytest.mark.usefixtures("die_before_save")
+async def test_g14_killed_between_a_start_and_its_record(
+    engine: Engine, successor: Successor, eventually: Eventually
+) -> None:
+    """The next daemon knows the command all the same, under its name, and its pid."""
+    command = "setsid sleep 60 & echo begun; sleep 0.3; echo more; exit 3"
+    before = await engine.start(command, name="x")
+    await eventually(lambda: text(before.output) == b"begun\n")
+    after = await successor()
+    process = found(after, "x")
+    assert (process.pid, process.running, process.child.pid) == (before.pid, True, before.pid)
+    assert await after.processes.wait(process, 5)
+    assert (process.exit_code, text(process.output)) == (3, b"begun\nmore\n")
+    await after.processes.kill("x")
+
+
+@pytest.mark.usefixtures("die_before_save")
+async def test_g14_what_never_began_is_not_listed(engine: Engine, successor: Successor) -> None:
+    """Nobody was told of it, and nothing of it is left on disk."""
+    await engine.run("true", name="x")
+    after = await successor()
+    assert not after.processes.list()
+    assert not list(engine.records.iterdir())
+    assert not [path for path in engine.directory.iterdir() if path.is_dir()]
+
+
+@pytest.mark.usefixtures("short_pause")
+async def test_g14_killed_between_a_restart_and_its_record(
+    engine: Engine, successor: Successor, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """The command runs once, not twice: the next daemon finds the run that has begun."""
+    process = await engine.start(
+        "echo run; test -e again && exec sleep 60; touch again; exit 1",
+        name="x", working_dir=str(engine.directory.parent), restart_on_failure=True, max_restarts=5,
+    )  # fmt: skip
+    announce = engine.processes._records.announce
+
+    def announce_and_die(process: Process) -> None:
+        announce(process)
+        monkeypatch.setattr(engine.processes._records, "_write", lambda *_: None)
+
+    monkeypatch.setattr(engine.processes._records, "announce", announce_and_die)
+    await eventually(lambda: text(process.output).count(b"run\n") == 2)
+    after = await successor()
+    again = found(after, "x")
+    assert (again.child.pid, again.restarting, again.running) == (process.child.pid, False, True)
+    assert (again.pid, again.restart_count) == (process.pid, 1)
+    assert text(again.output).count(b"run\n") == 2
+
+
+async def test_a_start_that_fails_leaves_nothing(engine: Engine) -> None:
+    """No record, no directory."""
+    refused = patch("subprocess.Popen", side_effect=OSError(errno.EAGAIN, "no more"))
+    with refused, pytest.raises(FailedError, match="failed to start process: fork/exec"):
+        await engine.start("true", name="x")
+    assert not list(engine.records.iterdir())
+    assert not [path for path in engine.directory.iterdir() if path.is_dir()]
 
 
 async def test_a_working_directory_that_is_no_text(engine: Engine, tmp_path: Path) -> None:
