@@ -1,12 +1,11 @@
 """The owner of all processes: starts, finds, stops and remembers them."""
 
 import asyncio
-import gc
 import logging
 import secrets
 import string
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sandbox_api.core.environment import Environment
@@ -20,6 +19,7 @@ from sandbox_api.core.processes.budget import (
     MEMORY_BYTES,
     Budget,
 )
+from sandbox_api.core.processes.holder import Holder
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
@@ -95,6 +95,9 @@ class Processes:
             max_bytes if directories else min(max_bytes, MEMORY_BYTES), limits.keep_running_bytes
         )
         self._host = host or Host()
+        self._holder: Holder | None = None
+        if directories is not None and self._host.holds_pipes:
+            self._holder = Holder.open(directories.runs, self._host.reaper)
         self._adoptions = Adoptions(self._host.reaper)
         self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
@@ -117,7 +120,7 @@ class Processes:
         processes = cls(environment, identity, resolver, directories, limits, host)
         try:
             await processes._host.scale.reset()
-            processes._restore()
+            processes._take_over()
             yield processes
         finally:
             processes.close()
@@ -128,6 +131,8 @@ class Processes:
         for task in self._tasks:
             task.cancel()
         self._adoptions.close()
+        if self._holder is not None:
+            self._holder.close()
         for process in self._registry:
             self._host.reaper.release(process.child)
             process.output.close()
@@ -263,7 +268,7 @@ class Processes:
     def _new_output(self) -> Output:
         try:
             storage = new_storage(self._directories and self._directories.runs, self._identity)
-            return Output(storage, self._budget)
+            return Output(storage, self._budget, self._holder)
         except OSError as exc:
             raise FailedError(
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
@@ -315,16 +320,17 @@ class Processes:
 
     # -- remembering
 
-    def _restore(self) -> None:
+    def _take_over(self) -> None:
         """Take over what a daemon before this one left."""
         if self._directories is None:
             return
-        with _no_collections():  # of garbage: there is none, and they take half of the time
-            self._take_over(self._directories)
-
-    def _take_over(self, directories: Directories) -> None:
         found = restore_processes(
-            self._records, self._adoptions, directories, self._identity, self._budget
+            self._records,
+            self._adoptions,
+            self._directories,
+            self._identity,
+            self._budget,
+            self._holder,
         )
         for process in found:
             self._registry.add(process)
@@ -360,15 +366,6 @@ class Processes:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("process supervision failed", exc_info=exc)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _check(spec: ProcessSpec) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -64,6 +65,12 @@ class Storage(Protocol):
 
     def extent(self, name: str) -> tuple[int, int]:
         """The first byte of a file that is still there, and its size."""
+
+    def rests(self, name: str) -> Iterable[tuple[int, bytes]]:
+        """What holders have saved for a log, and where in it that belongs."""
+
+    def forget_rests(self, name: str) -> None:
+        """What holders have saved for a log is in it."""
 
     def close_pipe(self, name: str) -> None:
         """Nobody needs the pipe's name any more."""
@@ -155,6 +162,24 @@ class RunDirectory:
         finally:
             os.close(fd)
 
+    def rests(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """What holders have saved: see `holding.save_rest`."""
+        for path in self._rests(name):
+            with suppress(OSError, ValueError), open(path, "rb") as file:
+                yield int(path.rpartition("-")[2]), file.read()
+
+    def forget_rests(self, name: str) -> None:
+        """Remove the files."""
+        for path in self._rests(name):
+            with suppress(OSError):
+                os.unlink(path)
+
+    def _rests(self, name: str) -> list[str]:
+        prefix = name.replace(".log", ".rest-")
+        with suppress(OSError):
+            return [entry.path for entry in os.scandir(self._path) if entry.name.startswith(prefix)]
+        return []
+
     def close_pipe(self, name: str) -> None:
         """Remove the pipe's name."""
         with suppress(OSError):
@@ -194,6 +219,13 @@ class RunMemory:
     def extent(self, name: str) -> tuple[int, int]:
         """Nothing outlives the daemon."""
         return 0, 0
+
+    def rests(self, name: str) -> Iterable[tuple[int, bytes]]:
+        """Nothing outlives the daemon."""
+        return ()
+
+    def forget_rests(self, name: str) -> None:
+        """Nothing outlives the daemon."""
 
     def close_pipe(self, name: str) -> None:
         """Nothing has a name."""
