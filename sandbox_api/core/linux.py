@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,9 +20,6 @@ FICLONE = 0x40049409
 F_SETPIPE_SZ = 1031
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-PIDFD_INFO_EXIT = 1 << 3
-PIDFD_INFO_BYTES = 64
-PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
@@ -229,25 +225,3 @@ def next_hole(fd: int, offset: int) -> int:
         return os.lseek(fd, offset, os.SEEK_HOLE)
     except OSError:
         return os.fstat(fd).st_size
-
-
-def pidfd_exit_status(pidfd: int) -> int | None:
-    """The wait status of a process that has been reaped by whoever was its parent.
-
-    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 (include/uapi/linux/pidfd.h).
-
-    Args:
-        pidfd: opened while the process lived.
-
-    Returns:
-        None where the kernel cannot tell, or not yet.
-    """
-    info = bytearray(PIDFD_INFO_BYTES)
-    struct.pack_into("=Q", info, 0, PIDFD_INFO_EXIT)
-    try:
-        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
-    except OSError:
-        return None
-    (mask,) = struct.unpack_from("=Q", info, 0)
-    (status,) = struct.unpack_from("=i", info, PIDFD_INFO_BYTES - 4)
-    return int(status) if mask & PIDFD_INFO_EXIT else None

@@ -48,6 +48,13 @@ def gone(pid: int) -> bool:
     return stat is None or stat.dead
 
 
+def kernel_tells(process: Json) -> bool:
+    """Whether an adopted process's end is known: older kernels tell its parent only."""
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    assert process["exitKnown"] or release < (6, 15)
+    return bool(process["exitKnown"])
+
+
 class Sandbox:
     """One port and one state directory; daemons come and go."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from sandbox_api.core.processes.logfile import pending_bytes
 from sandbox_api.core.processes.tree import read_stat
-from tests.e2e.conftest import ENDS, Json, Sandbox, StartDaemon, eventually, gone
+from tests.e2e.conftest import ENDS, Json, Sandbox, StartDaemon, eventually, gone, kernel_tells
 
 MIB = 1 << 20
 FLOOD = 100_000
@@ -22,13 +22,6 @@ FLOOD = 100_000
 def numbers(count: int) -> list[bytes]:
     """The lines of a command that counts."""
     return [b"%d\n" % number for number in range(count)]
-
-
-def kernel_tells(process: Json) -> bool:
-    """Whether an adopted process's end is known: older kernels tell its parent only."""
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    assert process["exitKnown"] or release < (6, 15)
-    return bool(process["exitKnown"])
 
 
 def test_g14_a_loop_that_prints_numbers(sandbox: Sandbox) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.tree import all_stats, read_children, read_stat
-from tests.e2e.conftest import ENDS, Sandbox, eventually, gone
+from tests.e2e.conftest import ENDS, Sandbox, eventually, gone, kernel_tells
 
 
 def holders(sandbox: Sandbox) -> list[int]:
@@ -148,3 +148,33 @@ def test_a_long_path(sandbox: Sandbox, tmp_path: Path, depth: int) -> None:
     eventually(lambda: gone(holder))
     sandbox.start()
     assert sandbox.call("GET", "/process/x/logs")["stdout"] == "end\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("exit 0", ("completed", 0, None)),
+        ("exit 7", ("failed", 7, None)),
+        ("kill -KILL $$", ("failed", -1, "SIGKILL")),
+        ("exec >/dev/null 2>&1; sleep 0.2; exit 9", ("failed", 9, None)),  # no pipe any more
+    ],
+)
+def test_g14_how_it_ended_without_a_daemon(
+    sandbox: Sandbox, tmp_path: Path, command: str, expected: tuple[str, int, str | None]
+) -> None:
+    """Exact where the kernel tells it; then what has ended well is not run again either."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    body = {"restartOnFailure": expected[1] == 0, "maxRestarts": 1}
+    process = sandbox.run(f"cat {gate}; {command}", name="x", **body)
+    (holder,) = eventually(lambda: holders(sandbox))
+    eventually(partial(holds_two, holder))
+    sandbox.end()
+    gate.write_text("")
+    eventually(lambda: gone(int(process["pid"])))
+    eventually(lambda: gone(holder))
+    sandbox.start()
+    ended = sandbox.wait("x")
+    if kernel_tells(ended):
+        assert (ended["status"], ended["exitCode"], ended["signal"]) == expected
+        assert ended["restartCount"] == 0

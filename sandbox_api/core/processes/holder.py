@@ -22,12 +22,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_api.core import linux
 from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.journal import Kind
-from sandbox_api.core.processes.reaper import Reaper
+from sandbox_api.core.processes.reaper import Child, Reaper
 from sandbox_api.core.processes.tree import read_stat
 from sandbox_api.errors import os_reason
 
@@ -42,6 +43,15 @@ _MOST_PATH_BYTES = 100  # of a socket's name (unix(7))
 Pipes = Callable[[], Mapping[Kind, int]]
 
 
+@dataclass(slots=True)
+class _Soon:
+    """What will be held of a run."""
+
+    timer: asyncio.TimerHandle
+    pipes: Pipes
+    child: Child | None = None
+
+
 class Holder:
     """The daemon's end: tells the holder what to hold.
 
@@ -54,7 +64,7 @@ class Holder:
         self._control = control
         self.path = path
         self._loop = asyncio.get_running_loop()
-        self._soon: dict[str, tuple[asyncio.TimerHandle, Pipes]] = {}
+        self._soon: dict[str, _Soon] = {}
 
     @classmethod
     def open(cls, directory: Path, reaper: Reaper) -> "Holder | None":
@@ -93,12 +103,26 @@ class Holder:
             pipes: tells the reading ends that are open.
         """
         timer = self._loop.call_later(HOLD_AFTER_S, self._give, run)
-        self._soon[run] = timer, pipes
+        self._soon[run] = _Soon(timer, pipes)
+
+    def follow(self, run: str, child: Child) -> None:
+        """Say how a child ended that has no parent any more; the kernel may tell (Linux 6.15).
+
+        Args:
+            run: whose it is.
+            child: one that was not waited for.
+        """
+        if not run:  # it is kept in memory, and nothing of it is left without the daemon
+            return
+        if run in self._soon:
+            self._soon[run].child = child
+        else:
+            self._send(run, {}, child)
 
     def release(self, run: str) -> None:
         """The pipes of a run have no writer any more, and are read."""
         if run in self._soon:
-            self._soon.pop(run)[0].cancel()
+            self._soon.pop(run).timer.cancel()
             return
         with suppress(OSError):
             self._control.send(run.encode())
@@ -110,16 +134,26 @@ class Holder:
 
     def flush(self) -> None:
         """Hold now what is to be held soon."""
-        for run, (timer, _) in list(self._soon.items()):
-            timer.cancel()
+        for run, soon in list(self._soon.items()):
+            soon.timer.cancel()
             self._give(run)
 
     def _give(self, run: str) -> None:
-        _, pipes = self._soon.pop(run)
-        ends = pipes()
-        streams = " ".join(holding.STREAMS[kind] for kind in ends)
-        with suppress(OSError):
-            socket.send_fds(self._control, [f"{run} {streams}".encode()], list(ends.values()))
+        soon = self._soon.pop(run)
+        self._send(run, soon.pipes(), soon.child)
+
+    def _send(self, run: str, pipes: Mapping[Kind, int], child: Child | None) -> None:
+        held = {holding.STREAMS[kind]: fd for kind, fd in pipes.items()}
+        with ExitStack() as stack, suppress(OSError):
+            if child is not None and not child.exited.done():
+                held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)
+                stack.callback(os.close, pidfd)
+            socket.send_fds(self._control, [" ".join([run, *held]).encode()], list(held.values()))
+
+
+def exit_name(pid: int, start: int) -> str:
+    """The file in the directory of a run that says how a child of it ended."""
+    return f"{holding.EXIT}{pid}-{start}"
 
 
 def _start(control: socket.socket, listener: socket.socket, runs_fd: int) -> int:

@@ -4,18 +4,26 @@ So it costs 3 MB, not a copy of the daemon: it is run by a bare interpreter, fro
 fork of the daemon where there is no file.
 """
 
+import fcntl
 import os
 import select
 import socket
+import struct
 import sys
 import time
 
 NAME = "output-holder"
 HOLDS_STILL, NOT_NEEDED = b"s", b"n"
 STREAMS = ("stdout", "stderr")
+EXIT = "exit-"
 RETRY_S = 1.0
+PATIENCE_S = 5.0
 CHUNK_BYTES = 1 << 20
 MESSAGE_BYTES = 256
+MOST_FDS = 8
+PIDFD_INFO_EXIT = 1 << 3
+PIDFD_INFO_BYTES = 64
+PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 
 def main(control: socket.socket, listener: socket.socket, runs_fd: int) -> None:
@@ -27,9 +35,9 @@ def main(control: socket.socket, listener: socket.socket, runs_fd: int) -> None:
         runs_fd: the directory of all runs.
     """
     set_name()
-    held = follow(control)
+    left = follow(control)
     control.close()
-    outlive(held, listener, runs_fd)
+    outlive(left, listener, runs_fd)
 
 
 def set_name() -> None:
@@ -41,43 +49,97 @@ def set_name() -> None:
         pass
 
 
-def follow(control: socket.socket) -> dict[tuple[str, str], int]:
+def follow(control: socket.socket) -> dict[int, tuple[str, str]]:
     """Do as the daemon says until it has died.
 
-    A message is a run's name, the streams and their pipes; without pipes they are let go.
+    A message is a run's name, what is held of it, and that: its pipes, and a pidfd of its child.
+    Without anything all of the run is let go.
 
     Returns:
-        The pipes that it held then.
+        What it held then: run and name of each descriptor.
     """
-    held: dict[tuple[str, str], int] = {}
+    held: dict[str, dict[str, int]] = {}
     while True:
-        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, len(STREAMS))
+        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, MOST_FDS)
         if not message:
-            return held
-        run, *streams = message.decode().split()
-        for stream, fd in zip(streams, fds, strict=False):
-            held[run, stream] = fd
-        for stream in () if streams else STREAMS:
-            if (run, stream) in held:
-                os.close(held.pop((run, stream)))
+            return {fd: (run, name) for run, ends in held.items() for name, fd in ends.items()}
+        run, *names = message.decode().split()
+        for name, fd in zip(names, fds, strict=False):
+            if name.startswith(EXIT):  # of a run that was begun again
+                release(held, run, True)
+            held.setdefault(run, {})[name] = fd
+        if not names:
+            release(held, run, True)
+            release(held, run, False)
 
 
-def outlive(held: dict[tuple[str, str], int], listener: socket.socket, runs_fd: int) -> None:
-    """Wait for the last writer of each pipe, or for the next daemon."""
+def release(held: dict[str, dict[str, int]], run: str, exits: bool) -> None:
+    """Let go of a run's child, or of its pipes."""
+    for name, fd in list(held.get(run, {}).items()):
+        if name.startswith(EXIT) is exits:
+            os.close(fd)
+            del held[run][name]
+
+
+def outlive(left: dict[int, tuple[str, str]], listener: socket.socket, runs_fd: int) -> None:
+    """Wait for the last writer of each pipe and the end of each child, or for the next daemon."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
-    left = {fd: key for key, fd in held.items()}
-    for fd in left:
-        poll.register(fd, 0)  # that it has no writer any more is told all the same
+    for fd, (_, name) in left.items():
+        # that a pipe has no writer any more, and that a child was reaped, is told all the same
+        poll.register(fd, select.POLLIN if name.startswith(EXIT) else 0)
+    patience: dict[int, float] = {}
     while left:
-        for fd, _ in poll.poll():
+        for fd, events in poll.poll(RETRY_S * 1000 if patience else None):
             if fd == listener.fileno():
                 if not stand_still(listener):
                     return
-                continue
-            save_rest(*left.pop(fd), fd, runs_fd)
-            poll.unregister(fd)
-            os.close(fd)
+            elif events & select.POLLHUP:
+                save(*left.pop(fd), fd, runs_fd)
+                patience.pop(fd, None)
+                poll.unregister(fd)
+                os.close(fd)
+            else:  # it has ended, and its parent has yet to ask how
+                poll.modify(fd, 0)
+                patience[fd] = time.monotonic() + PATIENCE_S
+        for fd in [fd for fd, until in patience.items() if time.monotonic() > until]:
+            del patience[fd], left[fd]  # nobody asks, or this kernel does not tell
+
+
+def save(run: str, name: str, fd: int, runs_fd: int) -> None:
+    """Save what a pipe without writers holds, or how a child ended."""
+    if not name.startswith(EXIT):
+        save_rest(run, name, fd, runs_fd)
+    elif (status := exit_status(fd)) is not None:
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            file_fd = os.open(f"{run}/{name}", flags, 0o600, dir_fd=runs_fd)
+            os.write(file_fd, b"%d" % status)
+            os.close(file_fd)
+        except OSError:  # nobody will know
+            pass
+
+
+def exit_status(pidfd: int) -> int | None:
+    """The wait status of a process that has been reaped by whoever was its parent.
+
+    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 (include/uapi/linux/pidfd.h).
+
+    Args:
+        pidfd: opened while the process lived.
+
+    Returns:
+        None where the kernel cannot tell, or not yet.
+    """
+    info = bytearray(PIDFD_INFO_BYTES)
+    struct.pack_into("=Q", info, 0, PIDFD_INFO_EXIT)
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    (mask,) = struct.unpack_from("=Q", info, 0)
+    (status,) = struct.unpack_from("=i", info, PIDFD_INFO_BYTES - 4)
+    return int(status) if mask & PIDFD_INFO_EXIT else None
 
 
 def stand_still(listener: socket.socket) -> bool:

@@ -291,6 +291,8 @@ class Processes:
         with stdin_pipe(spec.stdin) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._host.reaper.watch(popen), stdin)
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child)
         if self._host.cgroups is not None and process.group is not None:
             self._host.cgroups.join(process.group, process.child)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from sandbox_api.core.identity import Identity
 from sandbox_api.core.processes.adoption import Adoptions
 from sandbox_api.core.processes.budget import Budget
-from sandbox_api.core.processes.holder import Holder, held_still
+from sandbox_api.core.processes.holder import Holder, exit_name, held_still
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process
-from sandbox_api.core.processes.reaper import UNKNOWN_EXIT, Child
+from sandbox_api.core.processes.reaper import UNKNOWN_EXIT, Child, exit_of
 from sandbox_api.core.processes.records import Record, Records
 from sandbox_api.core.processes.storage import RUN_NAME, Directories, RunDirectory
 from sandbox_api.core.processes.tree import find_leader
@@ -53,12 +53,14 @@ def restore_processes(
             except OSError as exc:
                 log.warning("the output of process %s is lost: %s", record.name, exc)
                 continue
-            process = _restore(record, output, records, adoptions)
+            process = _restore(record, storage, output, records, adoptions)
             if process is None:
                 output.discard()
                 records.forget(record.run)
-            else:
-                yield process
+                continue
+            if holder is not None and process.running:
+                holder.follow(record.run, process.child)
+            yield process
         if holder is not None:
             holder.flush()  # before others let go
         if directories.exclusive:
@@ -76,7 +78,11 @@ def _no_collections() -> Iterator[None]:
 
 
 def _restore(
-    record: Record, output: Output, records: Records, adoptions: Adoptions
+    record: Record,
+    storage: RunDirectory,
+    output: Output,
+    records: Records,
+    adoptions: Adoptions,
 ) -> Process | None:
     """A process; None for one that was about to begin and did not, or has ended: its client got no
     answer."""
@@ -85,7 +91,7 @@ def _restore(
         found = _look_for_child(record, output)
     if not found.pid:
         return None
-    process = _process(found, output, _child(found, records, adoptions))
+    process = _process(found, output, _child(found, storage, records, adoptions))
     if found is not record:
         records.save(process)
     return process
@@ -130,12 +136,15 @@ def _process(record: Record, output: Output, child: Child) -> Process:
     return process
 
 
-def _child(record: Record, records: Records, adoptions: Adoptions) -> Child:
+def _child(record: Record, storage: RunDirectory, records: Records, adoptions: Adoptions) -> Child:
     pid, start = record.child_pid, record.child_start
     if record.end is not None or record.restarting:
         return adoptions.ended(pid, start, record.last_exit or UNKNOWN_EXIT)
     if not records.same_boot(record):
         return adoptions.ended(pid, start, UNKNOWN_EXIT)
+    status = storage.saved_status(exit_name(pid, start))
+    if status is not None:
+        return adoptions.ended(pid, start, exit_of(status))
     return adoptions.adopt(pid, start)
 
 

@@ -174,6 +174,12 @@ class RunDirectory:
             with suppress(OSError):
                 os.unlink(path)
 
+    def saved_status(self, name: str) -> int | None:
+        """The wait status that a holder has saved; None where there is none."""
+        with suppress(OSError, ValueError), open(self._file(name), "rb") as file:
+            return int(file.read(PIPE_BYTES))
+        return None
+
     def _rests(self, name: str) -> list[str]:
         prefix = name.replace(".log", ".rest-")
         with suppress(OSError):
