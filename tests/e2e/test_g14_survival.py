@@ -265,16 +265,23 @@ def test_g14_whatever_was_answered_is_known(sandbox: Sandbox) -> None:
         sandbox.wait(name)
 
 
-def test_g14_stdin_ends_with_the_daemon(sandbox: Sandbox) -> None:
-    """That pipe is the daemon's own: its reader sees the end of file, and who writes is told."""
+@ENDS
+def test_g14_stdin_goes_on(sandbox: Sandbox, end: signal.Signals) -> None:
+    """Its reader notices nothing; the next daemon writes on, and its end is still a client's."""
     sandbox.run("cat; echo ended; exec sleep 600", name="x", stdin=True)
-    sandbox.call("POST", "/process/x/stdin", b"first\n")
-    eventually(lambda: sandbox.get("x")["stdout"] == "first\n")
-    sandbox.restart()
-    eventually(lambda: sandbox.get("x")["stdout"] == "first\nended\n")
+    said = ""
+    for line in ("first\n", "second\n", "third\n"):
+        sandbox.call("POST", "/process/x/stdin", line.encode())
+        said += line
+        eventually(lambda: sandbox.get("x")["stdout"] == said)  # noqa: B023 - it is called here
+        sandbox.restart(end)
+        assert sandbox.get("x")["stdin"] is True
+    sandbox.call("DELETE", "/process/x/stdin")
+    eventually(lambda: sandbox.get("x")["stdout"] == said + "ended\n")
+    sandbox.restart(end)
     assert sandbox.get("x")["stdin"] is False
-    error = sandbox.call("POST", "/process/x/stdin", b"second\n", 409)["error"]
-    assert error == "process x has no open stdin: it was closed when the daemon was restarted"
+    error = sandbox.call("POST", "/process/x/stdin", b"more\n", 409)["error"]
+    assert error == "process x has no open stdin: it was closed"
     sandbox.call("DELETE", "/process/x/stdin")
 
 

@@ -151,8 +151,6 @@ def _no_stdin(process: Process) -> ConflictError:
         reason = "it is not running"
     elif process.restarting:
         reason = "it waits for its restart, try again"
-    elif process.stdin is None:
-        reason = "it was closed when the daemon was restarted"
     return ConflictError(f"process {process.name} has no open stdin: {reason}", process.who)
 
 

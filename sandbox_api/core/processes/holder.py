@@ -29,6 +29,7 @@ from sandbox_api.core import linux
 from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.journal import Kind
 from sandbox_api.core.processes.reaper import Child, Reaper
+from sandbox_api.core.processes.stdin import Stdin
 from sandbox_api.core.processes.tree import read_stat
 from sandbox_api.errors import os_reason
 
@@ -50,6 +51,7 @@ class _Soon:
     timer: asyncio.TimerHandle
     pipes: Pipes
     child: Child | None = None
+    stdin: Stdin | None = None
 
 
 class Holder:
@@ -105,19 +107,25 @@ class Holder:
         timer = self._loop.call_later(HOLD_AFTER_S, self._give, run)
         self._soon[run] = _Soon(timer, pipes)
 
-    def follow(self, run: str, child: Child) -> None:
-        """Say how a child ended that has no parent any more; the kernel may tell (Linux 6.15).
+    def follow(self, run: str, child: Child, stdin: Stdin | None) -> None:
+        """Hold what belongs to the child of a run: its stdin, so that this does not end with the
+        daemon, and a pidfd, to say how it ended (Linux 6.15).
 
         Args:
-            run: whose it is.
+            run: its name.
             child: one that was not waited for.
+            stdin: where a client may write to it.
         """
         if not run:  # it is kept in memory, and nothing of it is left without the daemon
             return
-        if run in self._soon:
-            self._soon[run].child = child
-        else:
-            self._send(run, {}, child)
+        soon = self._soon.get(run)
+        if soon is None:
+            self._send(run, {}, child, stdin)
+            return
+        soon.child, soon.stdin = child, stdin
+        if stdin is not None:  # what a client writes to is no small command
+            soon.timer.cancel()
+            self._give(run)
 
     def release(self, run: str) -> None:
         """The pipes of a run have no writer any more, and are read."""
@@ -126,6 +134,12 @@ class Holder:
             return
         with suppress(OSError):
             self._control.send(run.encode())
+
+    def release_stdin(self, run: str) -> None:
+        """Nobody will write to the stdin of a run any more."""
+        if run not in self._soon:  # else it is seen to be closed
+            with suppress(OSError):
+                self._control.send(f"{run} -{holding.STDIN}".encode())
 
     def close(self) -> None:
         """The daemon ends: from now on the holder is on its own. The pipes must still be open."""
@@ -140,10 +154,14 @@ class Holder:
 
     def _give(self, run: str) -> None:
         soon = self._soon.pop(run)
-        self._send(run, soon.pipes(), soon.child)
+        self._send(run, soon.pipes(), soon.child, soon.stdin)
 
-    def _send(self, run: str, pipes: Mapping[Kind, int], child: Child | None) -> None:
+    def _send(
+        self, run: str, pipes: Mapping[Kind, int], child: Child | None, stdin: Stdin | None
+    ) -> None:
         held = {holding.STREAMS[kind]: fd for kind, fd in pipes.items()}
+        if stdin is not None and stdin.open:
+            held[holding.STDIN] = stdin.fileno()
         with ExitStack() as stack, suppress(OSError):
             if child is not None and not child.exited.done():
                 held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)

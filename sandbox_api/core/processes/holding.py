@@ -15,6 +15,7 @@ import time
 NAME = "output-holder"
 HOLDS_STILL, NOT_NEEDED = b"s", b"n"
 STREAMS = ("stdout", "stderr")
+STDIN = "stdin"
 EXIT = "exit-"
 RETRY_S = 1.0
 PATIENCE_S = 5.0
@@ -52,8 +53,8 @@ def set_name() -> None:
 def follow(control: socket.socket) -> dict[int, tuple[str, str]]:
     """Do as the daemon says until it has died.
 
-    A message is a run's name, what is held of it, and that: its pipes, and a pidfd of its child.
-    Without anything all of the run is let go.
+    A message is a run's name, names of what is held of it, and that: its pipes, and a pidfd of its
+    child. What has a minus before its name is let go; without any name, all of the run is.
 
     Returns:
         What it held then: run and name of each descriptor.
@@ -64,21 +65,20 @@ def follow(control: socket.socket) -> dict[int, tuple[str, str]]:
         if not message:
             return {fd: (run, name) for run, ends in held.items() for name, fd in ends.items()}
         run, *names = message.decode().split()
+        if not fds:
+            release(held, run, names[0][1:] if names else "")
         for name, fd in zip(names, fds, strict=False):
             if name.startswith(EXIT):  # of a run that was begun again
-                release(held, run, True)
+                release(held, run, EXIT)
             held.setdefault(run, {})[name] = fd
-        if not names:
-            release(held, run, True)
-            release(held, run, False)
 
 
-def release(held: dict[str, dict[str, int]], run: str, exits: bool) -> None:
-    """Let go of a run's child, or of its pipes."""
-    for name, fd in list(held.get(run, {}).items()):
-        if name.startswith(EXIT) is exits:
-            os.close(fd)
-            del held[run][name]
+def release(held: dict[str, dict[str, int]], run: str, prefix: str) -> None:
+    """Let go of what begins so."""
+    for name in [name for name in held.get(run, {}) if name.startswith(prefix)]:
+        os.close(held[run].pop(name))
+    if not held.get(run):
+        held.pop(run, None)
 
 
 def outlive(left: dict[int, tuple[str, str]], listener: socket.socket, runs_fd: int) -> None:
@@ -86,7 +86,7 @@ def outlive(left: dict[int, tuple[str, str]], listener: socket.socket, runs_fd: 
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     for fd, (_, name) in left.items():
-        # that a pipe has no writer any more, and that a child was reaped, is told all the same
+        # that a pipe has no other end any more, and that a child was reaped, is told all the same
         poll.register(fd, select.POLLIN if name.startswith(EXIT) else 0)
     patience: dict[int, float] = {}
     while left:
@@ -94,7 +94,7 @@ def outlive(left: dict[int, tuple[str, str]], listener: socket.socket, runs_fd: 
             if fd == listener.fileno():
                 if not stand_still(listener):
                     return
-            elif events & select.POLLHUP:
+            elif events & (select.POLLHUP | select.POLLERR):
                 save(*left.pop(fd), fd, runs_fd)
                 patience.pop(fd, None)
                 poll.unregister(fd)
@@ -108,9 +108,9 @@ def outlive(left: dict[int, tuple[str, str]], listener: socket.socket, runs_fd: 
 
 def save(run: str, name: str, fd: int, runs_fd: int) -> None:
     """Save what a pipe without writers holds, or how a child ended."""
-    if not name.startswith(EXIT):
+    if name in STREAMS:
         save_rest(run, name, fd, runs_fd)
-    elif (status := exit_status(fd)) is not None:
+    elif name.startswith(EXIT) and (status := exit_status(fd)) is not None:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             file_fd = os.open(f"{run}/{name}", flags, 0o600, dir_fd=runs_fd)

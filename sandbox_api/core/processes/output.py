@@ -46,7 +46,7 @@ class Output:
 
     __slots__ = (
         "_budget", "_counted", "_holder", "_journal", "_loop", "_pipes", "_readings", "_refused",
-        "_retries", "_storage", "_waiting", "end", "logs", "on_more", "shared",
+        "_retries", "_waiting", "end", "logs", "on_more", "shared", "storage",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +58,7 @@ class Output:
         restored: bool = False,
         end: Position | None = None,
     ) -> None:
-        self._storage = storage
+        self.storage = storage
         self._budget = budget
         self._holder = holder if storage.run else None
         self._counted = 0
@@ -93,7 +93,7 @@ class Output:
     def _open_pipes(self, restored: bool) -> None:
         for kind, name in zip(STREAMS, _PIPE_NAMES, strict=True):
             ended = self.end is not None
-            pipe = self._storage.reopen_pipe(name) if ended else self._storage.open_pipe(name)
+            pipe = self.storage.reopen_pipe(name) if ended else self.storage.open_pipe(name)
             self._pipes.append(pipe)
             if restored and pipe is not None:
                 self._take_rest(kind, _LOG_NAMES[kind])
@@ -104,12 +104,12 @@ class Output:
 
     def _take_rest(self, kind: Kind, name: str) -> None:
         """Take what a holder has saved of a pipe while no daemon was there."""
-        for offset, data in self._storage.rests(name):
+        for offset, data in self.storage.rests(name):
             new = data[max(self.logs[kind].size - offset, 0) :]  # a daemon may have died over this
             with suppress(OSError):
                 self.journal.hold(self.position, kind, time.time_ns())
                 self.logs[kind].append(new)
-        self._storage.forget_rests(name)
+        self.storage.forget_rests(name)
 
     def _read_ends(self) -> dict[Kind, int]:
         """The pipes that are still open."""
@@ -124,7 +124,7 @@ class Output:
     @property
     def run(self) -> str:
         """The name of the run's directory; empty where it is kept in memory."""
-        return self._storage.run
+        return self.storage.run
 
     @property
     def write_fds(self) -> tuple[int, int]:
@@ -147,7 +147,7 @@ class Output:
     def journal(self) -> Journal:
         """The order of the two streams."""
         if self._journal is None:
-            self._journal = Journal.open(self._storage.open_file("order"))
+            self._journal = Journal.open(self.storage.open_file("order"))
         return self._journal
 
     @contextmanager
@@ -262,7 +262,7 @@ class Output:
         if self._holder is not None and any(self._pipes):
             self._holder.release(self.run)
         self.close()
-        self._storage.remove()
+        self.storage.remove()
 
     def _listen(self, kind: Kind) -> None:
         self._retries.pop(kind, None)
@@ -283,7 +283,7 @@ class Output:
             return
         if moved == 0:
             self._close_pipe(kind)
-            self._storage.close_pipe(_PIPE_NAMES[kind])
+            self.storage.close_pipe(_PIPE_NAMES[kind])
             if self._holder is not None and not any(self._pipes):
                 self._holder.release(self.run)
         else:
@@ -309,7 +309,7 @@ class Output:
             raise BlockingIOError
         self.journal.append(self.position, kind, time.time_ns())
         moved = self.logs[kind].take(read_fd, most)
-        if self._storage.max_bytes is not None:
+        if self.storage.max_bytes is not None:
             self.journal.keep(MEMORY_MARKS)
         self._count()
         return moved
@@ -358,7 +358,7 @@ class Output:
             return
         for log in self.logs:
             log.release()
-        if self._journal is not None and self._storage.max_bytes is None:
+        if self._journal is not None and self.storage.max_bytes is None:
             if self._journal.held:
                 return
             self._journal.close()

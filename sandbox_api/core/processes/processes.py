@@ -7,6 +7,7 @@ import string
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import FileThreads, Identity
@@ -27,8 +28,8 @@ from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.registry import Registry
 from sandbox_api.core.processes.relay import Relay
 from sandbox_api.core.processes.restore import restore_processes
-from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
-from sandbox_api.core.processes.stdin import stdin_pipe
+from sandbox_api.core.processes.spawn import Launch, check_directory, check_spec, spawn
+from sandbox_api.core.processes.stdin import Stdin, stdin_pipe
 from sandbox_api.core.processes.storage import Directories, new_storage
 from sandbox_api.core.processes.supervision import Supervision
 from sandbox_api.core.processes.tree import ProcessStat
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 STOP_ANSWER_S = 3.0
 KILL_ANSWER_S = 1.0
-MAX_NAME_BYTES = 255
 NAME_ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -136,6 +136,8 @@ class Processes:
         for process in self._registry:
             self._host.reaper.release(process.child)
             process.output.close()
+            if process.stdin is not None:
+                process.stdin.let_go()
 
     def list(self) -> Sequence[Process]:
         """Every process that is remembered, in order of start."""
@@ -152,7 +154,7 @@ class Processes:
             InvalidError: the name is in use, or something in the request cannot be passed on.
             FailedError: it could not be started; the text says why.
         """
-        _check(spec)
+        check_spec(spec)
         working_dir, directory = "", ""
         if spec.working_dir:
             location = self._resolver.resolve(spec.working_dir)
@@ -288,13 +290,19 @@ class Processes:
         )
         path = environment.get("PATH")
         self._records.announce(process)
-        with stdin_pipe(spec.stdin) as (read_fd, stdin):
+        storage = process.output.storage if spec.stdin else None
+        with stdin_pipe(storage, partial(self._forget_stdin, process)) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._host.reaper.watch(popen), stdin)
         if self._holder is not None:
-            self._holder.follow(process.output.run, process.child)
+            self._holder.follow(process.output.run, process.child, process.stdin)
         if self._host.cgroups is not None and process.group is not None:
             self._host.cgroups.join(process.group, process.child)
+
+    def _forget_stdin(self, process: Process) -> None:
+        process.output.storage.forget_stdin()
+        if self._holder is not None:
+            self._holder.release_stdin(process.output.run)
 
     async def _begin_again(self, process: Process) -> None:
         """Begin a later run, unless its process was told to end."""
@@ -338,6 +346,7 @@ class Processes:
             self._registry.add(process)
             self._prepare(process, restored=True)
             if process.running:
+                self._take_over_stdin(process)
                 self._run(self._follow(process))
             elif process.group is not None and process.group.used:
                 self._run(self._leave_group(process))
@@ -345,6 +354,12 @@ class Processes:
                 process.group = None
             if process.stopping:
                 self._run(ending.escalate(process, self._limits.stop_grace_s))
+
+    def _take_over_stdin(self, process: Process) -> None:
+        if process.spec.stdin and (fd := process.output.storage.reopen_stdin()) is not None:
+            process.stdin = Stdin(fd, partial(self._forget_stdin, process))
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child, process.stdin)
 
     def _forget(self, process: Process) -> None:
         self._records.forget(process.output.run)
@@ -368,23 +383,3 @@ class Processes:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("process supervision failed", exc_info=exc)
-
-
-def _check(spec: ProcessSpec) -> None:
-    """Refuse what exec(3) cannot take.
-
-    Raises:
-        InvalidError: the name or a variable's name is not possible.
-        FailedError: a NUL byte in what is handed to the kernel.
-    """
-    if len(spec.name.encode()) > MAX_NAME_BYTES or "\0" in spec.name:
-        raise InvalidError(
-            f"invalid process name: at most {MAX_NAME_BYTES} bytes and no NUL byte are possible"
-        )
-    if "\0" in spec.command:
-        raise FailedError("failed to start process: invalid argument (NUL byte in command)")
-    for key, value in spec.env.items():
-        if not key or "=" in key:
-            raise InvalidError(f"invalid env name '{key}': it must not be empty or contain '='")
-        if "\0" in key or "\0" in value:
-            raise FailedError("failed to start process: environment variable contains NUL")

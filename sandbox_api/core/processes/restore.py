@@ -58,8 +58,6 @@ def restore_processes(
                 output.discard()
                 records.forget(record.run)
                 continue
-            if holder is not None and process.running:
-                holder.follow(record.run, process.child)
             yield process
         if holder is not None:
             holder.flush()  # before others let go

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox_api.core.identity import Identity
+from sandbox_api.core.processes.process import ProcessSpec
 from sandbox_api.core.processes.tree import read_children
-from sandbox_api.errors import FailedError, os_reason
+from sandbox_api.errors import FailedError, InvalidError, os_reason
 
 OOM_SCORE = b"500"
+MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,26 @@ class Launch:
     directory: str
     environment: Mapping[str, str]
     identity: Identity | None
+
+
+def check_spec(spec: ProcessSpec) -> None:
+    """Refuse what exec(3) cannot take.
+
+    Raises:
+        InvalidError: the name or a variable's name is not possible.
+        FailedError: a NUL byte in what is handed to the kernel.
+    """
+    if len(spec.name.encode()) > MAX_NAME_BYTES or "\0" in spec.name:
+        raise InvalidError(
+            f"invalid process name: at most {MAX_NAME_BYTES} bytes and no NUL byte are possible"
+        )
+    if "\0" in spec.command:
+        raise FailedError("failed to start process: invalid argument (NUL byte in command)")
+    for key, value in spec.env.items():
+        if not key or "=" in key:
+            raise InvalidError(f"invalid env name '{key}': it must not be empty or contain '='")
+        if "\0" in key or "\0" in value:
+            raise FailedError("failed to start process: environment variable contains NUL")
 
 
 def check_directory(command: str, directory: str) -> None:

@@ -27,15 +27,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 async def hand_over(open_engine: OpenEngine, command: str, eventually: Eventually) -> bytes:
     """What the next engine has of a command that ends when there is none."""
     engine = await open_engine(host=Host(holds_pipes=True))
-    process = await engine.start(command, name="x", stdin=True)
+    gate = engine.directory.parent / "gate"
+    os.mkfifo(gate)
+    process = await engine.start(command.format(gate=gate), name="x")
     assert engine.processes._holder is not None
-    engine.processes._holder.flush()
     holder = engine.processes._holder.path
-    process_stdin = process.stdin
-    assert process_stdin is not None
     engine.processes.close()
     assert holder.exists()
-    process_stdin.close()
+    await asyncio.to_thread(gate.write_text, "\n")
     runs = engine.directory / process.output.run
     await eventually(lambda: list(runs.glob("stdout.rest-*")))
     await asyncio.to_thread(os.waitpid, process.pid, 0)
@@ -53,14 +52,14 @@ async def test_g14_what_stands_in_the_pipes(
     open_engine: OpenEngine, eventually: Eventually
 ) -> None:
     """It comes after what was read before."""
-    command = "echo one; read line; echo two; echo three >&2"
+    command = "echo one; read line < {gate}; echo two; echo three >&2"
     assert await hand_over(open_engine, command, eventually) == b"one\ntwo\nthree\n"
 
 
 @pytest.mark.usefixtures("way")
 async def test_g14_as_much_as_a_pipe_holds(open_engine: OpenEngine, eventually: Eventually) -> None:
     """Byte for byte."""
-    command = "read line; head -c 1000000 /dev/zero | tr '\\0' x"
+    command = "read line < {gate}; head -c 1000000 /dev/zero | tr '\\0' x"
     assert await hand_over(open_engine, command, eventually) == b"x" * 1_000_000
 
 
