@@ -28,7 +28,7 @@ from pathlib import Path
 from sandbox_api.core import linux
 from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.journal import Kind
-from sandbox_api.core.processes.reaper import Child, Reaper
+from sandbox_api.core.processes.reaper import Child, Exit, Reaper
 from sandbox_api.core.processes.stdin import Stdin
 from sandbox_api.core.processes.tree import read_stat
 from sandbox_api.errors import os_reason
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 SOCKET_PREFIX = ".holder-"
 HOLD_AFTER_S = 0.02  # most runs are over by then, and a message costs as much as a small command
-ANSWER_S = 5.0
+ANSWER_S = 2.0
 _MOST_FDS = 1 << 16
 _MOST_PATH_BYTES = 100  # of a socket's name (unix(7))
 
@@ -67,6 +67,7 @@ class Holder:
         self.path = path
         self._loop = asyncio.get_running_loop()
         self._soon: dict[str, _Soon] = {}
+        self._given: set[str] = set()
 
     @classmethod
     def open(cls, directory: Path, reaper: Reaper) -> "Holder | None":
@@ -92,9 +93,11 @@ class Holder:
             log.warning("what pipes hold when the daemon dies will be lost: %s", os_reason(exc))
             return None
         ours.setblocking(False)
+        holder = cls(ours, path)
         stat = read_stat(pid)
-        reaper.watch_child(pid, stat.start if stat else 0)
-        return cls(ours, path)
+        child = reaper.watch_child(pid, stat.start if stat else 0)
+        child.exited.add_done_callback(holder._ended)
+        return holder
 
     def hold(self, run: str, pipes: Pipes) -> None:
         """Hold the pipes of a run as well, if they are not released soon. Never waits; what cannot
@@ -119,27 +122,25 @@ class Holder:
         if not run:  # it is kept in memory, and nothing of it is left without the daemon
             return
         soon = self._soon.get(run)
-        if soon is None:
-            self._send(run, {}, child, stdin)
-            return
+        if soon is None:  # a later run of a process, whose pipes are held already
+            timer = self._loop.call_later(HOLD_AFTER_S, self._give, run)
+            soon = self._soon[run] = _Soon(timer, dict)
         soon.child, soon.stdin = child, stdin
         if stdin is not None:  # what a client writes to is no small command
-            soon.timer.cancel()
             self._give(run)
 
     def release(self, run: str) -> None:
         """The pipes of a run have no writer any more, and are read."""
         if run in self._soon:
             self._soon.pop(run).timer.cancel()
-            return
-        with suppress(OSError):
-            self._control.send(run.encode())
+        if run in self._given:
+            self._given.remove(run)
+            self._tell(run)
 
     def release_stdin(self, run: str) -> None:
         """Nobody will write to the stdin of a run any more."""
-        if run not in self._soon:  # else it is seen to be closed
-            with suppress(OSError):
-                self._control.send(f"{run} -{holding.STDIN}".encode())
+        if run in self._given:
+            self._tell(f"{run} -{holding.STDIN}")
 
     def close(self) -> None:
         """The daemon ends: from now on the holder is on its own. The pipes must still be open."""
@@ -148,13 +149,30 @@ class Holder:
 
     def flush(self) -> None:
         """Hold now what is to be held soon."""
-        for run, soon in list(self._soon.items()):
-            soon.timer.cancel()
+        for run in list(self._soon):
             self._give(run)
+
+    def _ended(self, exited: "asyncio.Future[Exit]") -> None:
+        if not exited.cancelled() and self._control.fileno() >= 0:
+            log.warning(
+                "the process that holds pipes has ended: output may be lost when the daemon dies"
+            )
+
+    def _tell(self, message: str) -> None:
+        with suppress(OSError):  # it holds a descriptor too long, or has ended
+            self._control.send(message.encode())
 
     def _give(self, run: str) -> None:
         soon = self._soon.pop(run)
-        self._send(run, soon.pipes(), soon.child, soon.stdin)
+        soon.timer.cancel()
+        try:
+            self._send(run, soon.pipes(), soon.child, soon.stdin)
+            self._given.add(run)
+        except BlockingIOError:  # the holder has not come to read yet
+            soon.timer = self._loop.call_later(HOLD_AFTER_S, self._give, run)
+            self._soon[run] = soon
+        except OSError:  # it has ended, or holds all that it can
+            pass
 
     def _send(
         self, run: str, pipes: Mapping[Kind, int], child: Child | None, stdin: Stdin | None
@@ -162,10 +180,11 @@ class Holder:
         held = {holding.STREAMS[kind]: fd for kind, fd in pipes.items()}
         if stdin is not None and stdin.open:
             held[holding.STDIN] = stdin.fileno()
-        with ExitStack() as stack, suppress(OSError):
+        with ExitStack() as stack:
             if child is not None and not child.exited.done():
-                held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)
-                stack.callback(os.close, pidfd)
+                with suppress(OSError):  # a kernel before 5.3
+                    held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)
+                    stack.callback(os.close, pidfd)
             socket.send_fds(self._control, [" ".join([run, *held]).encode()], list(held.values()))
 
 
@@ -183,7 +202,7 @@ def _start(control: socket.socket, listener: socket.socket, runs_fd: int) -> int
     fds = [control.fileno(), listener.fileno(), runs_fd]
     try:
         program = open(holding.__file__, "rb")  # noqa: SIM115 - closed below
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # a module without a file
         return _fork(control, listener, runs_fd)
     with program:  # on its stdin: so its command line does not look like the daemon's
         child = subprocess.Popen(  # noqa: S603 - our own interpreter

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import signal
+import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,9 +14,24 @@ from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.storage import RunDirectory
+from sandbox_api.core.processes.tree import all_stats, read_stat
 from tests.core.processes.conftest import OpenEngine, text
 
 Eventually = Callable[..., Awaitable[object]]
+
+NAMES = {holding.NAME, Path(sys.executable).name}
+
+
+def gone(pid: int) -> bool:
+    """Whether it has ended."""
+    stat = read_stat(pid)
+    return stat is None or stat.dead
+
+
+def pipes_of(pid: int) -> int:
+    """How many pipes of runs a process has open."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(link.endswith(".pipe") for link in links)
 
 
 @pytest.fixture(params=["program", "fork"])
@@ -123,3 +141,51 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "run" / "stdout.rest-0").read_bytes() == b"0123456789"
     for fd in (read_fd, runs_fd):
         os.close(fd)
+
+
+async def test_many_starts_at_once(open_engine: OpenEngine, eventually: Eventually) -> None:
+    """More than its socket takes: all are held in the end, and let go."""
+    engine = await open_engine(host=Host(holds_pipes=True))
+    holder = engine.processes._holder
+    assert holder is not None
+    (pid,) = [stat.pid for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
+    os.kill(pid, signal.SIGSTOP)
+    holder._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    processes = [await engine.start("exec sleep 60") for _ in range(20)]
+    holder.flush()
+    assert 0 < len(holder._given) < 20
+    os.kill(pid, signal.SIGCONT)
+    await eventually(lambda: len(holder._given) == 20)
+    await eventually(lambda: pipes_of(pid) == 40)
+    for process in processes:
+        await engine.processes.kill(process.name)
+    await eventually(lambda: not holder._given)
+    assert not holder._soon
+    holder._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    process = await engine.start("exit 1", restart_on_failure=True, max_restarts=1)
+    await eventually(lambda: process.restart_count == 1)
+    assert await engine.processes.wait(process, 5)
+    await eventually(lambda: not holder._given)
+
+
+async def test_its_end_is_told(
+    open_engine: OpenEngine, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has killed it: one line says what that means; commands run."""
+    engine = await open_engine(host=Host(holds_pipes=True))
+    (pid,) = [stat.pid for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: "the process that holds pipes has ended" in caplog.text)
+    assert (await engine.run("exit 3")).exit_code == 3
+
+
+async def test_it_ends_without_a_word(
+    open_engine: OpenEngine, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its daemon, where nothing is left to hold."""
+    engine = await open_engine(host=Host(holds_pipes=True))
+    (stat,) = [stat for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
+    await engine.run("true")
+    engine.processes.close()
+    await eventually(lambda: gone(stat.pid))
+    assert caplog.text == ""
