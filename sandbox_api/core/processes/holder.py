@@ -155,7 +155,7 @@ class Holder:
     def _ended(self, exited: "asyncio.Future[Exit]") -> None:
         if not exited.cancelled() and self._control.fileno() >= 0:
             log.warning(
-                "the process that holds pipes has ended: output may be lost when the daemon dies"
+                "the process that holds pipes has ended; output may be lost with the daemon"
             )
 
     def _tell(self, message: str) -> None:
