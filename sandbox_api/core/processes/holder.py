@@ -60,11 +60,13 @@ class Holder:
     Args:
         control: connected to it; this object owns it.
         path: of the socket where the next daemon finds it.
+        pid: its own.
     """
 
-    def __init__(self, control: socket.socket, path: Path) -> None:
+    def __init__(self, control: socket.socket, path: Path, pid: int) -> None:
         self._control = control
         self.path = path
+        self.pid = pid
         self._loop = asyncio.get_running_loop()
         self._soon: dict[str, _Soon] = {}
         self._given: set[str] = set()
@@ -93,7 +95,7 @@ class Holder:
             log.warning("what pipes hold when the daemon dies will be lost: %s", os_reason(exc))
             return None
         ours.setblocking(False)
-        holder = cls(ours, path)
+        holder = cls(ours, path, pid)
         stat = read_stat(pid)
         child = reaper.watch_child(pid, stat.start if stat else 0)
         child.exited.add_done_callback(holder._ended)
@@ -194,20 +196,26 @@ def exit_name(pid: int, start: int) -> str:
 
 
 def _start(control: socket.socket, listener: socket.socket, runs_fd: int) -> int:
-    """Start the program: from its file, or, in the one-file build, as a fork.
+    """Start the program from its file; as a fork where there is no file, as in the one-file build,
+    or where the interpreter may not be run again, by a daemon that has given up its rights.
 
     Returns:
         Its pid.
+
+    Raises:
+        OSError: no more processes or descriptors.
     """
-    fds = [control.fileno(), listener.fileno(), runs_fd]
     try:
-        program = open(holding.__file__, "rb")  # noqa: SIM115 - closed below
-    except (OSError, AttributeError):  # a module without a file
+        return _run([control.fileno(), listener.fileno(), runs_fd])
+    except (OSError, AttributeError):  # a module without a file has no name of one
         return _fork(control, listener, runs_fd)
-    with program:  # on its stdin: so its command line does not look like the daemon's
+
+
+def _run(fds: Collection[int]) -> int:
+    with open(holding.__file__, "rb") as program:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-I", "-S", "-", *map(str, fds)],
-            stdin=program,
+            [sys.executable or "", "-I", "-S", "-", *map(str, fds)],
+            stdin=program,  # so its command line does not look like the daemon's
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={},

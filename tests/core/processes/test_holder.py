@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from sandbox_api.core.processes import holding
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.storage import RunDirectory
-from sandbox_api.core.processes.tree import all_stats, read_stat
+from sandbox_api.core.processes.tree import read_stat
 from tests.core.processes.conftest import OpenEngine, text
 
 Eventually = Callable[..., Awaitable[object]]
-
-NAMES = {holding.NAME, Path(sys.executable).name}
 
 
 def gone(pid: int) -> bool:
@@ -148,7 +145,7 @@ async def test_many_starts_at_once(open_engine: OpenEngine, eventually: Eventual
     engine = await open_engine(host=Host(holds_pipes=True))
     holder = engine.processes._holder
     assert holder is not None
-    (pid,) = [stat.pid for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
+    pid = holder.pid
     os.kill(pid, signal.SIGSTOP)
     holder._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     processes = [await engine.start("exec sleep 60") for _ in range(20)]
@@ -173,8 +170,8 @@ async def test_its_end_is_told(
 ) -> None:
     """Somebody has killed it: one line says what that means; commands run."""
     engine = await open_engine(host=Host(holds_pipes=True))
-    (pid,) = [stat.pid for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
-    os.kill(pid, signal.SIGKILL)
+    assert engine.processes._holder is not None
+    os.kill(engine.processes._holder.pid, signal.SIGKILL)
     await eventually(lambda: "the process that holds pipes has ended" in caplog.text)
     assert (await engine.run("exit 3")).exit_code == 3
 
@@ -184,8 +181,9 @@ async def test_it_ends_without_a_word(
 ) -> None:
     """With its daemon, where nothing is left to hold."""
     engine = await open_engine(host=Host(holds_pipes=True))
-    (stat,) = [stat for stat in all_stats() if stat.parent == os.getpid() and stat.name in NAMES]
+    holder = engine.processes._holder
+    assert holder is not None
     await engine.run("true")
     engine.processes.close()
-    await eventually(lambda: gone(stat.pid))
+    await eventually(lambda: gone(holder.pid))
     assert caplog.text == ""
