@@ -106,7 +106,7 @@ class Output:
         """Take what a holder has saved of a pipe while no daemon was there."""
         for offset, data in self.storage.rests(name):
             new = data[max(self.logs[kind].size - offset, 0) :]  # a daemon may have died over this
-            with suppress(OSError):
+            if new:
                 self.journal.hold(self.position, kind, time.time_ns())
                 self.logs[kind].append(new)
         self.storage.forget_rests(name)

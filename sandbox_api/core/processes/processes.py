@@ -96,8 +96,6 @@ class Processes:
         )
         self._host = host or Host()
         self._holder: Holder | None = None
-        if directories is not None and self._host.holds_pipes:
-            self._holder = Holder.open(directories.runs, self._host.reaper)
         self._adoptions = Adoptions(self._host.reaper)
         self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
@@ -119,6 +117,8 @@ class Processes:
         """The process engine for as long as the context lasts; children outlive it."""
         processes = cls(environment, identity, resolver, directories, limits, host)
         try:
+            if directories is not None and processes._host.holds_pipes:
+                processes._holder = Holder.open(directories.runs, processes._host.reaper)
             await processes._host.scale.reset()
             processes._take_over()
             yield processes

@@ -4,7 +4,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +97,9 @@ def _restore(
 
 def _look_for_child(record: Record, output: Output) -> Record:
     """A daemon has died between the begin of a run and its record: what that should have been."""
-    leader = find_leader(output.pipe_links(), record.child_start)
+    leader = None
+    with suppress(OSError):  # without /proc nobody is found
+        leader = find_leader(output.pipe_links(), record.child_start)
     if leader is None:
         return record
     return replace(

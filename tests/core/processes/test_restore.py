@@ -112,19 +112,24 @@ async def test_g14_the_list_keeps_its_order(engine: Engine, successor: Successor
 
 
 async def test_g14_a_living_process_goes_on(
-    engine: Engine, successor: Successor, eventually: Eventually
+    engine: Engine, successor: Successor, eventually: Eventually, tmp_path: Path
 ) -> None:
     """Its name is taken, its output is complete, its exit is seen; a second time as well."""
-    command = "for n in $(seq 100); do echo $n; sleep 0.01; done; exit 4"
-    process = await engine.start(command, name="loop")
-    await eventually(lambda: text(process.output).endswith(b"\n20\n"))
+    os.mkfifo(tmp_path / "lines")
+    process = await engine.start(f"cat {tmp_path / 'lines'}; exit 4", name="loop")
+    lines = await asyncio.to_thread(os.open, tmp_path / "lines", os.O_WRONLY)
+    os.write(lines, b"one\n")
+    await eventually(lambda: text(process.output) == b"one\n")
     middle = await successor()
     assert found(middle, "loop").running
-    await eventually(lambda: text(found(middle, "loop").output).endswith(b"\n60\n"))
+    os.write(lines, b"two\n")
+    await eventually(lambda: text(found(middle, "loop").output) == b"one\ntwo\n")
     middle.processes.close()
+    os.write(lines, b"three\n")
     after = found(await successor(), "loop")
+    os.close(lines)
     assert await middle.processes.wait(after, 5)
-    assert text(after.output) == b"".join(b"%d\n" % n for n in range(1, 101))
+    assert text(after.output) == b"one\ntwo\nthree\n"
     assert (after.status, after.exit_code) == (Status.FAILED, 4)
 
 
