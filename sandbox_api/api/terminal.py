@@ -31,7 +31,15 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 HEARTBEAT_S: Final = 30.0
 MAX_SIDE: Final = 65535
 ASSETS: Final = frozenset(
-    {"addon-fit.js", "addon-web-links.js", "page.css", "page.js", "xterm.css", "xterm.js"}
+    {
+        "addon-fit.js",
+        "addon-unicode11.js",
+        "addon-web-links.js",
+        "page.css",
+        "page.js",
+        "xterm.css",
+        "xterm.js",
+    }
 )
 
 

@@ -11,6 +11,8 @@ const THEMES = {
     foreground: "#1f2328",
     cursor: "#1f2328",
     selectionBackground: "#b6d5ff",
+    blue: "#0550ae",
+    brightBlue: "#0969da",
     yellow: "#7d5200",
     brightYellow: "#946200",
     green: "#0a6b2d",
@@ -25,6 +27,7 @@ const THEMES = {
 const query = new URLSearchParams(location.search);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const terminal = new Terminal({
+  allowProposedApi: true, // the width of emoji, as programs see it
   cursorBlink: true,
   fontFamily: "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace",
   fontSize: 14,
@@ -129,6 +132,8 @@ function retry() {
 }
 
 terminal.loadAddon(fit);
+terminal.loadAddon(new Unicode11Addon.Unicode11Addon());
+terminal.unicode.activeVersion = "11";
 terminal.loadAddon(new WebLinksAddon.WebLinksAddon());
 terminal.open(document.getElementById("terminal"));
 fit.fit();
