@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from sandbox_api.core.processes.tree import ticks_since_boot
 
 log = logging.getLogger(__name__)
 
+PAGE_BYTES = 4096
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -73,36 +74,62 @@ class Records:
         self._directory = directory
         self._boot = read_boot_id()
         self._refused = False
+        self._announced: dict[str, tuple[int, int]] = {}  # descriptor and length of the record
 
     def announce(self, process: Process) -> None:
         """Say that a run of a process is about to begin: should the daemon die before `save`, the
         next one looks for it, and does not begin it again."""
-        self._write(process, 0, ticks_since_boot())
+        run, data = process.output.run, self._data(process, 0, ticks_since_boot())
+        with self._one_warning():
+            if data:
+                self._announced[run] = _replace(f"{self._directory}/{run}", data), len(data)
 
     def save(self, process: Process) -> None:
         """Write a process's record; one whose output is kept in memory has none."""
-        self._write(process, process.child.pid, process.child.start)
+        run, data = process.output.run, self._data(process, process.child.pid, process.child.start)
+        with self._one_warning():
+            if data and not self._patch(run, data):
+                os.close(_replace(f"{self._directory}/{run}", data))
 
-    def _write(self, process: Process, child_pid: int, child_start: int) -> None:
+    def _data(self, process: Process, child_pid: int, child_start: int) -> bytes:
+        """A record as it is saved; nothing where it cannot be."""
         run = process.output.run
         if self._directory is None or not run:
-            return
+            return b""
         same = {name: getattr(process, name) for name in _SAME}
         end = process.output.end
-        record = _RECORD.dump_python(
-            Record(
-                run=run,
-                boot=self._boot,
-                child_pid=child_pid,
-                child_start=child_start,
-                end=end,
-                **same,
-            ),
-            mode="json",
+        record = Record(
+            run=run,
+            boot=self._boot,
+            child_pid=child_pid,
+            child_start=child_start,
+            end=end,
+            **same,
         )
-        data = json.dumps(record).encode()  # pydantic's own takes no path that is not UTF-8
+        # pydantic's own JSON takes no path that is not UTF-8
+        return json.dumps(_RECORD.dump_python(record, mode="json")).encode()
+
+    def _patch(self, run: str, data: bytes) -> bool:
+        """Write over a record that was announced, which takes a tenth of the time of a new file. It
+        is one write to one page, which no signal can tear (a SIGKILL of the daemon, say).
+
+        Returns:
+            Whether that was possible.
+        """
+        fd, length = self._announced.pop(run, (-1, 0))
+        if fd < 0:
+            return False
         try:
-            _replace(f"{self._directory}/{run}", data)
+            return len(data) <= PAGE_BYTES and os.pwrite(fd, data.ljust(length), 0) >= len(data)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _one_warning(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as exc:
             if not self._refused:
                 self._refused = True
@@ -114,6 +141,9 @@ class Records:
         Args:
             run: the name of its run's directory; empty where it is kept in memory.
         """
+        fd, _ = self._announced.pop(run, (-1, 0))
+        if fd >= 0:
+            os.close(fd)
         if self._directory is not None and run:
             with suppress(OSError):
                 os.unlink(f"{self._directory}/{run}.json")
@@ -159,13 +189,20 @@ def read_boot_id() -> str:
         return ""
 
 
-def _replace(path: str, data: bytes) -> None:
+def _replace(path: str, data: bytes) -> int:
+    """Write a file anew; returns its descriptor."""
     temporary = f"{path}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600)
     try:
-        if os.write(fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
+        _write_whole(fd, data)
+        os.rename(temporary, f"{path}.json")
+    except OSError:
         os.close(fd)
-    os.rename(temporary, f"{path}.json")
+        raise
+    return fd
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
