@@ -1,7 +1,8 @@
 """What must outlive the daemon: one small file for each process, written anew at each change.
 
-A record is replaced by rename, so a reader sees the old or the new one. It is not synced: a crash
-of the daemon loses nothing, a loss of power may (design.md 4).
+A change is one write to one page, or else a rename, so a daemon that comes sees the old record or
+the new one. It is not synced: a crash of the daemon loses nothing, a loss of power may
+(design.md 4).
 """
 
 import errno
@@ -9,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,66 +75,41 @@ class Records:
         self._directory = directory
         self._boot = read_boot_id()
         self._refused = False
-        self._announced: dict[str, tuple[int, int]] = {}  # descriptor and length of the record
 
     def announce(self, process: Process) -> None:
         """Say that a run of a process is about to begin: should the daemon die before `save`, the
         next one looks for it, and does not begin it again."""
-        run, data = process.output.run, self._data(process, 0, ticks_since_boot())
-        with self._one_warning():
-            if data:
-                self._announced[run] = _replace(f"{self._directory}/{run}", data), len(data)
+        self._write(process, 0, ticks_since_boot())
 
     def save(self, process: Process) -> None:
         """Write a process's record; one whose output is kept in memory has none."""
-        run, data = process.output.run, self._data(process, process.child.pid, process.child.start)
-        with self._one_warning():
-            if data and not self._patch(run, data):
-                os.close(_replace(f"{self._directory}/{run}", data))
+        self._write(process, process.child.pid, process.child.start)
 
-    def _data(self, process: Process, child_pid: int, child_start: int) -> bytes:
-        """A record as it is saved; nothing where it cannot be."""
+    def _write(self, process: Process, child_pid: int, child_start: int) -> None:
         run = process.output.run
         if self._directory is None or not run:
-            return b""
-        same = {name: getattr(process, name) for name in _SAME}
-        end = process.output.end
-        record = Record(
-            run=run,
-            boot=self._boot,
-            child_pid=child_pid,
-            child_start=child_start,
-            end=end,
-            **same,
-        )
-        # pydantic's own JSON takes no path that is not UTF-8
-        return json.dumps(_RECORD.dump_python(record, mode="json")).encode()
-
-    def _patch(self, run: str, data: bytes) -> bool:
-        """Write over a record that was announced, which takes a tenth of the time of a new file. It
-        is one write to one page, which no signal can tear (a SIGKILL of the daemon, say).
-
-        Returns:
-            Whether that was possible.
-        """
-        fd, length = self._announced.pop(run, (-1, 0))
-        if fd < 0:
-            return False
+            return
+        path, data = f"{self._directory}/{run}.json", self._data(process, child_pid, child_start)
         try:
-            return len(data) <= PAGE_BYTES and os.pwrite(fd, data.ljust(length), 0) >= len(data)
-        except OSError:
-            return False
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def _one_warning(self) -> Iterator[None]:
-        try:
-            yield
+            if not _overwrite(path, data):
+                _replace(path, data)
         except OSError as exc:
             if not self._refused:
                 self._refused = True
                 log.warning("process records cannot be written: %s", exc)
+
+    def _data(self, process: Process, child_pid: int, child_start: int) -> bytes:
+        same = {name: getattr(process, name) for name in _SAME}
+        record = Record(
+            run=process.output.run,
+            boot=self._boot,
+            child_pid=child_pid,
+            child_start=child_start,
+            end=process.output.end,
+            **same,
+        )
+        # pydantic's own JSON takes no path that is not UTF-8
+        return json.dumps(_RECORD.dump_python(record, mode="json")).encode()
 
     def forget(self, run: str) -> None:
         """Remove a record, if there is one.
@@ -141,9 +117,6 @@ class Records:
         Args:
             run: the name of its run's directory; empty where it is kept in memory.
         """
-        fd, _ = self._announced.pop(run, (-1, 0))
-        if fd >= 0:
-            os.close(fd)
         if self._directory is not None and run:
             with suppress(OSError):
                 os.unlink(f"{self._directory}/{run}.json")
@@ -189,20 +162,34 @@ def read_boot_id() -> str:
         return ""
 
 
-def _replace(path: str, data: bytes) -> int:
-    """Write a file anew; returns its descriptor."""
+def _overwrite(path: str, data: bytes) -> bool:
+    """Write over a record, if there is one and both fit into a page: then no signal can tear the
+    write, not even a SIGKILL of the daemon. To rename over a file takes ext4 some ms on a busy
+    disk, for it writes the new one out (`auto_da_alloc`, ext4(5)).
+
+    Returns:
+        Whether it was possible.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        size = max(len(data), os.fstat(fd).st_size)
+        return size <= PAGE_BYTES and os.pwrite(fd, data.ljust(size), 0) == size
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _replace(path: str, data: bytes) -> None:
     temporary = f"{path}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600)
     try:
-        _write_whole(fd, data)
-        os.rename(temporary, f"{path}.json")
-    except OSError:
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
         os.close(fd)
-        raise
-    return fd
-
-
-def _write_whole(fd: int, data: bytes) -> None:
-    if os.write(fd, data) < len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.rename(temporary, path)

@@ -20,12 +20,13 @@ Eventually = Callable[..., Awaitable[Any]]
 def die_before_save(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's daemon dies right after it has started a child: it writes no record of it."""
     records = engine.processes._records
-    data = records._data
+    write = records._write
 
-    def announce_only(process: Process, child_pid: int, child_start: int) -> bytes:
-        return b"" if child_pid else data(process, child_pid, child_start)
+    def announce_only(process: Process, child_pid: int, child_start: int) -> None:
+        if not child_pid:
+            write(process, child_pid, child_start)
 
-    monkeypatch.setattr(records, "_data", announce_only)
+    monkeypatch.setattr(records, "_write", announce_only)
 
 
 @pytest.mark.usefixtures("die_before_save")
@@ -67,7 +68,7 @@ async def test_g14_killed_between_a_restart_and_its_record(
 
     def announce_and_die(process: Process) -> None:
         announce(process)
-        monkeypatch.setattr(engine.processes._records, "_data", lambda *_: b"")
+        monkeypatch.setattr(engine.processes._records, "_write", lambda *_: None)
 
     monkeypatch.setattr(engine.processes._records, "announce", announce_and_die)
     await eventually(lambda: text(process.output).count(b"run\n") == 2)
@@ -82,7 +83,6 @@ async def test_a_record_of_any_size(engine: Engine, successor: Successor) -> Non
     """One that fits into a page, one that does not, and one that gets shorter."""
     before = [await engine.start("exec sleep 60 #" + "x" * size) for size in (1, 3000, 9000)]
     before.append(await engine.start("exec sleep 60", env={"A": "x" * 3000}))
-    assert not engine.processes._records._announced
     for process in before:
         saved = json.loads(record(engine, process).read_bytes())
         assert (saved["child_pid"], saved["pid"]) == (process.pid, process.pid)
@@ -99,6 +99,5 @@ async def test_a_start_that_fails_leaves_nothing(engine: Engine) -> None:
     refused = patch("subprocess.Popen", side_effect=OSError(errno.EAGAIN, "no more"))
     with refused, pytest.raises(FailedError, match="failed to start process: fork/exec"):
         await engine.start("true", name="x")
-    assert not engine.processes._records._announced
     assert not list(engine.records.iterdir())
     assert not [path for path in engine.directory.iterdir() if path.is_dir()]
