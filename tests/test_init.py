@@ -102,6 +102,7 @@ def test_pid_1_passes_a_sigterm_on(pid_1: SimpleNamespace, tmp_path: Path) -> No
     assert pid_1.process.wait(10) == 0
     assert time.monotonic() - begin < 3
     assert (one.read_text(), other.read_text()) == ("bye\n", "bye\n")
+    assert not [line for line in pid_1.log() if line["level"] == "warning"]
     records = [path.read_text() for path in (tmp_path / "state").rglob("*.json")]
     assert any('"stopped"' in record and '"one"' in record for record in records)
 

@@ -245,6 +245,8 @@ class Processes:
             if process.running and process.wanted_end is None:
                 process.want_end(Status.STOPPED)
                 self._records.save(process)
+        if self._holder is not None:
+            self._holder.close()  # it ends as well, and nobody comes after us
         await ending.terminate_all(timeout_s)
         await asyncio.sleep(0)  # those who follow a process see its end
 
