@@ -106,13 +106,14 @@ def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
 def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
     """Keep a request from doing harm, whatever the fuzzer thought of, and from the whole disk."""
     if case.path in UNTAMED or (case.path == "/filesystem/{path}" and case.method in WRITING):
-        place = f"{root}/below" if "tree" in case.path else "below"
+        base = f"{root}/below" if "tree" in case.path else "below"
         path = str(case.path_parameters.get("path", "")).replace("..", "")
-        case.path_parameters["path"] = f"{place}/{path}"
+        case.path_parameters["path"] = f"{base}/{path}"
     if isinstance(case.body, dict):
         for key in ("source", "destination"):
-            if isinstance(case.body.get(key), str):
-                case.body[key] = "below/" + case.body[key].replace("..", "")
+            place = case.body.get(key)
+            if isinstance(place, str):
+                case.body[key] = "below/" + place.replace("..", "")
     if case.operation.label == "POST /process" and isinstance(case.body, dict):
         command = case.body.get("command")
         if isinstance(command, str) and command:

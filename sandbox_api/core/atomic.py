@@ -44,16 +44,23 @@ class AtomicFile:
     Safe to discard from another thread while a call is under way.
 
     Args:
-        path: absolute; a symlink's target is what is written, parents are created.
+        path: absolute; parents are created.
         sync: whether `commit` waits for the disk, to survive a loss of power.
         condition: what must hold of the target, before the first byte and when it is replaced;
             where bytes go straight to the target, only before the first.
+        follow: whether a symlink's target is what is written; else the file takes its place.
     """
 
     def __init__(
-        self, path: str, *, sync: bool = False, condition: Condition = UNCONDITIONAL
+        self,
+        path: str,
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
+        follow: bool = True,
     ) -> None:
         self.path = path
+        self._follows = follow
         self._sync = sync
         self._condition = condition
         self._lock = threading.Lock()
@@ -65,7 +72,10 @@ class AtomicFile:
         self._fd = -1
 
     def _open(self) -> int:
-        self._target = _follow(self.path)
+        if os.path.islink(self.path):
+            if not self._follows:
+                return self._open_new()
+            self._target = os.path.realpath(self.path)
         status = _existing_status(self._target)
         self._condition.check(status)
         if status is None:
@@ -274,11 +284,6 @@ def _make_directory(path: str, mode: int) -> None:
     wanted = mode | (actual & stat.S_ISGID)
     if actual != wanted:  # the umask trimmed it, or it has special bits
         os.chmod(path, wanted)
-
-
-def _follow(path: str) -> str:
-    """The path itself, or the end of the chain of links that it begins."""
-    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def target_status(path: str) -> os.stat_result | None:

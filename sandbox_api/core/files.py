@@ -14,7 +14,6 @@ from typing import NamedTuple
 from sandbox_api.core.atomic import (
     PATH_LOCKS,
     AtomicFile,
-    make_directories,
     target_status,
     write_file,
 )
@@ -24,6 +23,7 @@ from sandbox_api.core.directories import (
     Page,
     list_directory,
     list_small_directory,
+    make_directory,
     refuse_protected,
     remove_directory,
     remove_tree,
@@ -219,7 +219,7 @@ class Files:
         with attempt("error creating directory"):
             refuse_reserved(location)
             await self._threads.run(
-                _make_directory,
+                make_directory,
                 location.absolute,
                 DEFAULT_DIRECTORY_MODE if mode is None else mode,
                 condition,
@@ -359,15 +359,6 @@ class Files:
             else:
                 remove_directory(path)
         return True
-
-
-def _make_directory(path: str, mode: int, condition: Condition) -> None:
-    with operation("mkdir", path):
-        condition.check(target_status(path))
-        make_directories(os.path.dirname(path), mode)
-        with PATH_LOCKS.hold(path):
-            condition.check(target_status(path))
-            make_directories(path, mode)
 
 
 def decode_content(data: bytes, encoding: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.directories import (
     Directory,
     Page,
@@ -148,7 +149,12 @@ class Trees:
             stopped.set()  # a client that left wants no more of it
 
     async def write(
-        self, location: Location, files: Mapping[str, str | None], *, sync: bool = False
+        self,
+        location: Location,
+        files: Mapping[str, str | None],
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> Directory:
         """Write many files below a directory, which is made, and list it.
 
@@ -156,15 +162,24 @@ class Trees:
             location: the directory.
             files: content by path relative to it; None is an empty file.
             sync: whether to wait for the disk.
+            condition: what must hold of the directory, which has no version.
 
         Raises:
             FailedError: as in `TreeWrite.run`.
+            PreconditionError: the condition does not hold.
         """
         refuse_reserved(location)
-        return await self._threads.run(self._write, location, files, sync or self._fsync)
+        return await self._threads.run(
+            self._write, location, files, sync=sync or self._fsync, condition=condition
+        )
 
     async def delete(
-        self, location: Location, *, recursive: bool = False, force: bool = False
+        self,
+        location: Location,
+        *,
+        recursive: bool = False,
+        force: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> None:
         """Delete a directory, or a link to one (never its target); arguments as in `Files.delete`.
 
@@ -173,15 +188,23 @@ class Trees:
             FailedError: it is no directory, or as in `Files.delete`.
         """
         await self._threads.run(_require_directory_to_delete, location)
-        await self._files.delete(location, recursive=recursive, force=force)
+        await self._files.delete(location, recursive=recursive, force=force, condition=condition)
 
     def _list(self, location: Location, page: Page | None) -> Directory:
         _require_directory(location)
         with attempt("error getting file system tree"):
             return list_directory(location.absolute, location.shown, self._owners, page)
 
-    def _write(self, location: Location, files: Mapping[str, str | None], sync: bool) -> Directory:
-        TreeWrite(location.absolute, files, sync=sync).run(lambda: self._threads.closing)
+    def _write(
+        self,
+        location: Location,
+        files: Mapping[str, str | None],
+        *,
+        sync: bool,
+        condition: Condition,
+    ) -> Directory:
+        write = TreeWrite(location.absolute, files, sync=sync, condition=condition)
+        write.run(lambda: self._threads.closing)
         return self._list(location, None)
 
     def _read(self, location: Location, query: TreeQuery, stopped: threading.Event) -> Tree:
