@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 
 from sandbox_api.core import linux
-from sandbox_api.core.atomic import unlink_quietly
+from sandbox_api.core.atomic import PATH_LOCKS, unlink_quietly
 from sandbox_api.core.paths import RESERVED_PREFIX
 
 _NO_EXCLUSIVE_RENAME = frozenset({errno.EINVAL, errno.ENOSYS})
@@ -35,7 +35,8 @@ def replace_entry(path: str, make: Callable[[str], None]) -> None:
     temporary = reserved_beside(path)
     make(temporary)
     try:
-        os.rename(temporary, path)
+        with PATH_LOCKS.hold(path):
+            os.rename(temporary, path)
     finally:
         unlink_quietly(temporary)  # rename(2) leaves it where both are links to one file
 

@@ -4,7 +4,7 @@ this process replaces it."""
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 Key = tuple[int, int, str]
@@ -24,17 +24,22 @@ class PathLocks:
         self._entries: dict[Key, _Entry] = {}
 
     @contextmanager
-    def hold(self, path: str) -> Iterator[None]:
-        """Hold the lock of a path, however its directory is spelled; blocks.
+    def hold(self, *paths: str) -> Iterator[None]:
+        """Hold the locks of paths, however their directories are spelled; blocks.
 
         Args:
-            path: absolute, no link itself.
+            paths: absolute, no links themselves.
 
         Raises:
-            OSError: its directory cannot be reached.
+            OSError: a directory cannot be reached.
         """
-        directory = os.stat(os.path.dirname(path))
-        key = directory.st_dev, directory.st_ino, os.path.basename(path)
+        with ExitStack() as held:
+            for key in sorted(set(map(_key, paths))):  # in one order: nobody waits in a circle
+                held.enter_context(self._hold(key))
+            yield
+
+    @contextmanager
+    def _hold(self, key: Key) -> Iterator[None]:
         with self._guard:
             entry = self._entries.setdefault(key, _Entry())
             entry.users += 1
@@ -46,3 +51,9 @@ class PathLocks:
                 entry.users -= 1
                 if not entry.users:
                     del self._entries[key]
+
+
+def _key(path: str) -> Key:
+    directory, name = os.path.split(path)
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino, name

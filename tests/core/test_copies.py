@@ -1,5 +1,6 @@
 """Copies and moves: placed as cp and mv place them, whole, and never over what must stay."""
 
+import asyncio
 import os
 import socket
 import stat
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.core.atomic import PATH_LOCKS, write_file
+from sandbox_api.core.conditions import Condition, file_version
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.copying import Copying
 from sandbox_api.core.entries import rename_new
@@ -18,6 +21,7 @@ from sandbox_api.errors import (
     ConflictError,
     FailedError,
     NotFoundError,
+    PreconditionError,
     SandboxError,
     UnavailableError,
 )
@@ -352,6 +356,66 @@ async def test_move_across_file_systems(copies: Copies, tmp_path: Path, small_di
     await copies.move("file", str(moved / "sub"), exclusive=True)
     assert (moved / "sub" / "file").read_text() == "F"
     assert not (tmp_path / "file").exists()
+
+
+async def test_move_across_of_what_changes_meanwhile(
+    copies: Copies, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wrote the source during the copy finds it, for that edit was not moved."""
+    source = tmp_path / "a"
+    source.write_text("old")
+    run = Copying.run
+
+    def run_and_edit(copying: Copying, *paths: str) -> None:
+        run(copying, *paths)
+        write_file(str(source), b"edit")
+
+    monkeypatch.setattr(Copying, "run", run_and_edit)
+    with pytest.raises(FailedError, match="it was changed while it was moved"):
+        await copies.move("a", str(small_disk / "b"))
+    assert source.read_text() == "edit"
+    assert (small_disk / "b").read_text() == "old"
+
+
+@pytest.mark.parametrize("held", ["a", "d/a", "link"])
+async def test_moves_and_links_wait_for_writers_with_a_condition(
+    copies: Copies, tmp_path: Path, held: str
+) -> None:
+    """Between the look at a file and its replacement nobody takes it away or puts another there."""
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "d").mkdir()
+    with PATH_LOCKS.hold(str(tmp_path / held)):
+        work = copies.copy("b", "link") if held == "link" else copies.move("a", "d")
+        waiting = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        assert (tmp_path / "a").exists()
+        assert os.listdir(tmp_path / "d") == []
+        assert not (tmp_path / "link").exists()
+    await waiting
+
+
+async def test_of_a_writer_and_a_mover_the_edit_is_kept(copies: Copies, tmp_path: Path) -> None:
+    """Either the edit is moved, or its condition does not hold."""
+    source, target = tmp_path / "a", tmp_path / "b"
+    for _ in range(50):
+        status = write_file(str(source), b"old")
+        condition = Condition(match=frozenset({file_version(status)}))
+        write = asyncio.to_thread(write_file, str(source), b"edit", condition=condition)
+        written, _ = await asyncio.gather(write, copies.move("a", "b"), return_exceptions=True)
+        assert isinstance(written, PreconditionError) == (target.read_bytes() == b"old")
+        assert not source.exists()
+        target.unlink()
+
+
+async def test_moves_in_a_circle(copies: Copies, tmp_path: Path) -> None:
+    """Two that go opposite ways do not wait for each other without end."""
+    for number in range(50):
+        (tmp_path / "a").write_text(str(number))
+        moves = (copies.move("a", "b"), copies.move("b", "a"))
+        await asyncio.wait_for(asyncio.gather(*moves, return_exceptions=True), 10)
+    assert PATH_LOCKS._entries == {}
 
 
 async def test_move_across_onto_what_cannot_be_replaced(
