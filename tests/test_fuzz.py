@@ -105,7 +105,9 @@ def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
 
 def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
     """Keep a request from doing harm, whatever the fuzzer thought of, and from the whole disk."""
-    if case.path in UNTAMED or (case.path == "/filesystem/{path}" and case.method in WRITING):
+    changes = case.path == "/filesystem/{path}" and case.method in WRITING
+    packs = "application/x-tar" in str((case.headers or {}).get("Accept", ""))
+    if case.path in UNTAMED or changes or packs:
         base = f"{root}/below" if "tree" in case.path else "below"
         path = str(case.path_parameters.get("path", "")).replace("..", "")
         case.path_parameters["path"] = f"{base}/{path}"

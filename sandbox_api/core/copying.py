@@ -14,6 +14,7 @@ from functools import partial
 from sandbox_api.core import linux
 from sandbox_api.core.atomic import AtomicFile
 from sandbox_api.core.entries import rename_new, replace_entry
+from sandbox_api.core.mounts import is_made_up
 from sandbox_api.core.paths import RESERVED_PREFIX
 from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
@@ -130,7 +131,7 @@ class Copying:
         mode = stat.S_IMODE(status.st_mode) & (~_SET_ID | kept)
 
         def fill(output: int) -> None:
-            self._copy_content(source, output, status.st_size)
+            self._copy_content(source, output, status)
             self._keep(source, output, status)
 
         file = (_NewFile if self._exclusive else _File)(target, sync=self._sync)
@@ -140,8 +141,9 @@ class Copying:
         finally:
             file.discard()
 
-    def _copy_content(self, source: int, target: int, size: int) -> None:
-        if not size:  # empty, or a pseudo file, whose size is not known
+    def _copy_content(self, source: int, target: int, status: os.stat_result) -> None:
+        size = status.st_size
+        if is_made_up(status):
             while chunk := os.read(source, READ_BYTES):
                 os.write(target, chunk)
                 self._check_stopped()

@@ -31,6 +31,7 @@ from sandbox_api.core.directories import (
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.local import LocalDirectories
 from sandbox_api.core.metadata import OwnerNames, describe
+from sandbox_api.core.mounts import is_made_up
 from sandbox_api.core.paths import (
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
@@ -59,7 +60,7 @@ class FileContent(NamedTuple):
     Attributes:
         content: UTF-8 text with U+FFFD for what is none, or base64.
         encoding: `utf-8` or `base64`.
-        version: as `file_version` tells it; empty for a pseudo file, whose size is always 0.
+        version: as `file_version` tells it; empty where the kernel makes the content up.
     """
 
     path: str
@@ -295,7 +296,7 @@ class Files:
         self._local.learn(location.parent)
         return self._content(location, status, data, encoding)
 
-    def _read_all(self, fd: int, path: str, size: int) -> bytes:
+    def _read_all(self, fd: int, path: str, size: int = 0) -> bytes:
         limit = self._max_content_bytes
         if size > limit:
             raise _too_large(path, f"{size} bytes are", limit)
@@ -311,7 +312,7 @@ class Files:
     ) -> FileContent:
         self._owners.refresh()
         info = describe(location.shown, location.name, status, self._owners)
-        version = "" if data and not status.st_size else file_version(status)
+        version = "" if data and is_made_up(status) else file_version(status)
         return FileContent(*info, decode_content(data, encoding), encoding, version)
 
     def _list(self, location: Location, page: Page | None) -> Directory:
@@ -335,9 +336,9 @@ class Files:
             fd, status = open_regular(path, status)
             file = io.FileIO(fd, "rb")
             content = None
-            if status.st_size == 0:  # empty, or a pseudo file as in /proc, whose size is not known
+            if is_made_up(status):
                 with operation("read", path):
-                    content = self._read_all(fd, path, 0) or None
+                    content = self._read_all(fd, path) or None
         return OpenedFile(location.name, file, status, content)
 
     def _delete(

@@ -28,7 +28,7 @@ class OpenedFile:
         name: base name.
         file: unbuffered, at its beginning.
         status: of the open file.
-        content: the bytes of a pseudo file, whose size is always 0; else None.
+        content: what the kernel made up, as in /proc, where the size says nothing; else None.
     """
 
     name: str

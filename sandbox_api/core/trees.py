@@ -1,5 +1,6 @@
 """Directories with all that is below them: read, written and deleted in one request."""
 
+import asyncio
 import os
 import stat
 import threading
@@ -27,6 +28,7 @@ from sandbox_api.core.regular import READ_FLAGS, follow_status
 from sandbox_api.core.tree_write import TreeWrite
 from sandbox_api.core.walk import Walk, WalkScope, is_directory
 from sandbox_api.errors import (
+    DeadlineError,
     FailedError,
     InvalidError,
     NotFoundError,
@@ -37,6 +39,7 @@ from sandbox_api.errors import (
 DEFAULT_MAX_FILES = 10_000
 DEFAULT_MAX_BYTES = 32 << 20
 MOST_FILES = 100_000
+READ_DEADLINE_S = 60.0
 
 NO_DIRECTORY = "path is not a directory"
 NOT_DELETED = "error deleting directory"
@@ -53,6 +56,7 @@ class TreeQuery:
         scope: which directories and names are left out.
         max_files: the most files, and the most directories, at least 0.
         max_bytes: the most bytes of content, at least 0.
+        deadline_s: seconds that it may take; a file system may not answer at all.
     """
 
     content: bool = False
@@ -61,6 +65,7 @@ class TreeQuery:
     scope: WalkScope = field(default_factory=WalkScope)
     max_files: int = DEFAULT_MAX_FILES
     max_bytes: int = DEFAULT_MAX_BYTES
+    deadline_s: float = READ_DEADLINE_S
 
 
 class TreeFile(NamedTuple):
@@ -141,12 +146,20 @@ class Trees:
             NotFoundError: there is nothing.
             InvalidError: it is no directory.
             FailedError: there is more than the query allows, or the directory cannot be read.
+            DeadlineError: it takes too long.
         """
         stopped = threading.Event()
         try:
-            return await self._threads.run(self._read, location, query, stopped)
+            async with asyncio.timeout(query.deadline_s):
+                return await self._threads.run(self._read, location, query, stopped)
+        except TimeoutError:
+            raise DeadlineError(
+                f"error getting file system tree: it takes over {query.deadline_s:g} s; narrow it "
+                "by patterns, excludeDirs or excludeHidden, or get the directory with "
+                "Accept: application/x-tar"
+            ) from None
         finally:
-            stopped.set()  # a client that left wants no more of it
+            stopped.set()  # nobody wants any more of it
 
     async def write(
         self,
@@ -219,6 +232,8 @@ class Trees:
             operation("open", location.absolute),
         ):
             for entry in walk:
+                if stopped.is_set():
+                    break
                 reading.take(entry)
         if self._threads.closing:
             raise UnavailableError("the daemon stops")

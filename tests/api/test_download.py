@@ -24,6 +24,7 @@ from sandbox_api.api.download import (
     parse_range,
 )
 from sandbox_api.errors import RangeError
+from tests.core.conftest import MADE_UP
 
 AppClient = Callable[..., Awaitable[TestClient]]
 Get = Callable[..., Awaitable[SimpleNamespace]]
@@ -264,10 +265,12 @@ def test_content_disposition(name: str, header: str) -> None:
     assert content_disposition(name) == header
 
 
-async def test_pseudo_file(get: Get) -> None:
-    """What has content but no size is sent all the same."""
-    reply = await get(name="%2Fproc%2Fversion")
-    assert (reply.status, reply.body[:14]) == (200, b"Linux version ")
+@pytest.mark.parametrize(("path", "content"), MADE_UP)
+async def test_what_the_kernel_makes_up(get: Get, path: str, content: bytes) -> None:
+    """It is sent as it reads, whatever size it tells, and nothing says that it will stay so."""
+    reply = await get(name=quote(path, safe=""))
+    assert (reply.status, reply.body) == (200, content)
+    assert not {"ETag", "Last-Modified", "Accept-Ranges"} & set(reply.headers)
 
 
 async def test_deleted_file_is_sent_to_its_end(app_client: AppClient, file: Path) -> None:

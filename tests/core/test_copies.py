@@ -25,7 +25,7 @@ from sandbox_api.errors import (
     SandboxError,
     UnavailableError,
 )
-from tests.core.conftest import let_others_in
+from tests.core.conftest import MADE_UP, let_others_in
 
 TIME = (1_000_000_000_000_000_007, 981_173_106_123_456_789)
 TAKEN = {"code": "FILE_ALREADY_EXISTS"}
@@ -375,6 +375,15 @@ async def test_move_across_of_what_changes_meanwhile(
         await copies.move("a", str(small_disk / "b"))
     assert source.read_text() == "edit"
     assert (small_disk / "b").read_text() == "old"
+
+
+@pytest.mark.parametrize(("source", "content"), MADE_UP)
+async def test_copy_of_what_the_kernel_makes_up(
+    copies: Copies, tmp_path: Path, source: str, content: bytes
+) -> None:
+    """Its size says nothing."""
+    await copies.copy(source, "copy")
+    assert (tmp_path / "copy").read_bytes() == content
 
 
 @pytest.mark.parametrize("held", ["a", "d/a", "link"])

@@ -14,12 +14,14 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 
 from sandbox_api.core.metadata import OwnerNames
+from sandbox_api.core.mounts import is_made_up
 from sandbox_api.core.regular import READ_FLAGS
 from sandbox_api.core.walk import Walk
 
 PIECE_BYTES = 512 << 10
 MAX_INPUT_BYTES = 16 << 20  # per piece, however well it is compressed
 READ_BYTES = 1 << 20
+MAX_MADE_UP_BYTES = 1 << 20
 
 _TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
@@ -36,7 +38,8 @@ class Packing:
     """One archive of what is below a directory, in the order of a walk.
 
     Links are packed as links, a file of several names once. Fifos, sockets and devices are left
-    out, and so is what cannot be read.
+    out, and so is what cannot be read. What the kernel makes up, as in /proc, is packed as it reads
+    now, up to 1 MiB a file.
 
     Args:
         root: absolute; names are relative to it.
@@ -129,19 +132,41 @@ class Packing:
         return info
 
 
-def _open(path: str, info: tarfile.TarInfo) -> io.FileIO:
+def _open(path: str, info: tarfile.TarInfo) -> io.RawIOBase | io.BytesIO:
     """Open a regular file, and note its size."""
-    fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
-    file = io.FileIO(fd, "rb")
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    file = io.FileIO(os.open(path, READ_FLAGS | os.O_NOFOLLOW), "rb")
+    try:
+        status = _regular_status(file)
+        info.size = status.st_size
+        if not is_made_up(status):
+            return file
+        content = _made_up_content(file)
+        info.size = len(content)
+    except BaseException:
         file.close()
+        raise
+    file.close()
+    return io.BytesIO(content)
+
+
+def _regular_status(file: io.FileIO) -> os.stat_result:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):  # it was replaced since the look at it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    info.size = status.st_size
-    return file
+    return status
 
 
-def _content(file: io.FileIO, size: int) -> Iterator[bytes]:
+def _made_up_content(file: io.FileIO) -> bytes:
+    """What the kernel makes up, whose size is known only once it is read."""
+    content = bytearray()
+    while data := file.read(READ_BYTES):
+        content += data
+        if len(content) > MAX_MADE_UP_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return bytes(content)
+
+
+def _content(file: io.RawIOBase | io.BytesIO, size: int) -> Iterator[bytes]:
     """As many bytes as the header says, and what fills the last block.
 
     A file that became longer is cut, one that became shorter is filled up with zeros.

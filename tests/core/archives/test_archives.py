@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import posixpath
 import stat
 import subprocess
 import tarfile
@@ -17,7 +18,7 @@ from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.errors import FailedError
 from tests.core.archives.test_parsing import info, pack
-from tests.core.conftest import let_others_in
+from tests.core.conftest import MADE_UP, let_others_in
 
 LONG = "n" * 255
 
@@ -132,6 +133,16 @@ async def test_pack_leaves_out_what_is_no_file(ends: Ends, tmp_path: Path) -> No
     data = await ends.pack("a")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["f"]
+
+
+@pytest.mark.parametrize(("path", "content"), MADE_UP)
+async def test_pack_what_the_kernel_makes_up(ends: Ends, path: str, content: bytes) -> None:
+    """It has the content that is read, not the size that is told."""
+    directory, name = posixpath.split(path)
+    with tarfile.open(fileobj=io.BytesIO(await ends.pack(directory))) as archive:
+        file = archive.extractfile(name)
+        assert file is not None
+        assert file.read() == content
 
 
 async def test_g29_pack_as_the_workload_user(
