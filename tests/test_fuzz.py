@@ -106,7 +106,7 @@ def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
 def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
     """Keep a request from doing harm, whatever the fuzzer thought of, and from the whole disk."""
     changes = case.path == "/filesystem/{path}" and case.method in WRITING
-    packs = "application/x-tar" in str((case.headers or {}).get("Accept", ""))
+    packs = bool(case.headers) and "application/x-tar" in str(case.headers.get("Accept"))
     if case.path in UNTAMED or changes or packs:
         base = f"{root}/below" if "tree" in case.path else "below"
         path = str(case.path_parameters.get("path", "")).replace("..", "")

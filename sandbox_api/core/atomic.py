@@ -14,6 +14,7 @@ import os
 import secrets
 import stat
 import threading
+from contextlib import suppress
 from typing import Final
 
 from sandbox_api.core.conditions import UNCONDITIONAL, Condition
@@ -72,11 +73,14 @@ class AtomicFile:
         self._fd = -1
 
     def _open(self) -> int:
-        if os.path.islink(self.path):
+        status = _entry_status(self.path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
             if not self._follows:
                 return self._open_new()
             self._target = os.path.realpath(self.path)
-        status = _existing_status(self._target)
+            status = target_status(self._target)
+        if status is not None:
+            _refuse_unwritable(self._target, status)
         self._condition.check(status)
         if status is None:
             return self._open_new()
@@ -294,21 +298,26 @@ def target_status(path: str) -> os.stat_result | None:
         return None
 
 
-def _existing_status(path: str) -> os.stat_result | None:
-    """What is there, when it may be written; None where there is nothing.
+def _entry_status(path: str) -> os.stat_result | None:
+    """The status of what has this name, which may be a link; None where there is nothing."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _refuse_unwritable(path: str, status: os.stat_result) -> None:
+    """Refuse what is there and may not be written.
 
     A rename needs no right to write the file that it replaces, a write does: so ask.
     """
-    status = target_status(path)
-    if status is None:
-        return None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EINVAL, "is a fifo or a socket, which cannot be written")
     if not os.access(path, os.W_OK, effective_ids=True):
-        os.close(os.open(path, _EXISTING))  # raises the kernel's own reason
-    return status
+        with suppress(FileNotFoundError):  # it vanished just now, so it is a new file
+            os.close(os.open(path, _EXISTING))  # raises the kernel's own reason
 
 
 def inherit(source: str | int, fd: int, status: os.stat_result, change_mode: int | None) -> bool:

@@ -4,7 +4,7 @@ this process replaces it."""
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Key = tuple[int, int, str]
@@ -33,24 +33,28 @@ class PathLocks:
         Raises:
             OSError: a directory cannot be reached.
         """
-        with ExitStack() as held:
-            for key in sorted(set(map(_key, paths))):  # in one order: nobody waits in a circle
-                held.enter_context(self._hold(key))
+        keys = sorted(set(map(_key, paths)))  # in one order: nobody waits in a circle
+        for key in keys:
+            self._acquire(key)
+        try:
             yield
+        finally:
+            for key in keys:
+                self._release(key)
 
-    @contextmanager
-    def _hold(self, key: Key) -> Iterator[None]:
+    def _acquire(self, key: Key) -> None:
         with self._guard:
             entry = self._entries.setdefault(key, _Entry())
             entry.users += 1
-        try:
-            with entry.lock:
-                yield
-        finally:
-            with self._guard:
-                entry.users -= 1
-                if not entry.users:
-                    del self._entries[key]
+        entry.lock.acquire()
+
+    def _release(self, key: Key) -> None:
+        with self._guard:
+            entry = self._entries[key]
+            entry.lock.release()
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
 
 
 def _key(path: str) -> Key:
