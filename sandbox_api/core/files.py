@@ -44,8 +44,8 @@ from sandbox_api.core.regular import (
     READ_FLAGS,
     OpenedFile,
     entry_status,
-    follow_status,
     open_regular,
+    read_status,
 )
 from sandbox_api.core.writer import FileWriter
 from sandbox_api.errors import TooLargeError
@@ -117,6 +117,7 @@ class Files:
 
         Raises:
             NotFoundError: there is nothing.
+            ForbiddenError: a directory on the way is closed to the workload user.
             TooLargeError: the content is over the limit.
             FailedError: no regular file, or the system refused.
         """
@@ -139,6 +140,7 @@ class Files:
 
         Raises:
             NotFoundError: there is nothing.
+            ForbiddenError: a directory on the way is closed to the workload user.
             FailedError: no regular file, or the system refused.
         """
         opening = asyncio.ensure_future(self._threads.run(self._open, location))
@@ -283,7 +285,7 @@ class Files:
     def _read(
         self, location: Location, encoding: str, page: Page | None
     ) -> FileContent | Directory:
-        status = follow_status(location)
+        status = read_status(location)
         if stat.S_ISDIR(status.st_mode):
             return self._list(location, page)
         with attempt("error reading file"):
@@ -327,7 +329,7 @@ class Files:
 
     def _open(self, location: Location) -> OpenedFile | None:
         path = location.absolute
-        status = follow_status(location)
+        status = read_status(location)
         if stat.S_ISDIR(status.st_mode):
             with attempt("error listing directory"), operation("open", path):
                 os.close(os.open(path, READ_FLAGS | os.O_DIRECTORY))

@@ -189,6 +189,20 @@ def test_read_only_file_is_not_replaced(tmp_path: Path, as_nobody: Callable[...,
     assert target.read_bytes() == OLD
 
 
+def test_a_file_that_vanishes_while_it_is_written_is_a_new_one(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deletes it between two looks: that is no error of the writer."""
+
+    def vanish(*_: object, **__: object) -> bool:
+        target.unlink()
+        return False
+
+    monkeypatch.setattr(os, "access", vanish)
+    write_file(str(target), NEW, mode=0o600)
+    assert (target.read_bytes(), mode_of(target)) == (NEW, 0o600)
+
+
 def _let_in(path: Path) -> None:
     """Let other users pass through the directories of pytest."""
     for parent in (path, *path.parents):

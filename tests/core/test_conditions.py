@@ -107,19 +107,6 @@ async def test_of_a_writer_and_a_deleter_one_wins(tmp_path: Path) -> None:
     threads.close()
 
 
-async def test_a_file_that_vanishes_while_it_is_written_is_a_new_one(tmp_path: Path) -> None:
-    """Without a condition both succeed, whoever is first."""
-    threads = FileThreads(None)
-    files = Files(threads, PathResolver(str(tmp_path / "elsewhere"), ""))
-    location = Location("f", str(tmp_path / "f"))
-    for _ in range(50):
-        await files.write(location, b"old")
-        write, delete = files.write(location, b"new"), files.delete(location)
-        results = await asyncio.gather(write, delete, return_exceptions=True)
-        assert not any(isinstance(result, BaseException) for result in results), results
-    threads.close()
-
-
 def test_nothing_is_made_when_a_condition_fails(tmp_path: Path) -> None:
     """No directory on the way to a file that must exist."""
     with pytest.raises(PreconditionError):

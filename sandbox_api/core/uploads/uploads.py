@@ -32,6 +32,7 @@ from sandbox_api.core.uploads.storage import (
 )
 from sandbox_api.errors import (
     FailedError,
+    ForbiddenError,
     InternalError,
     InvalidError,
     NotFoundError,
@@ -250,6 +251,7 @@ class Uploads:
             NotFoundError: no such session.
             InternalError: a part has not arrived, or is another one; both are pinned (section 8).
             FailedError: the file cannot be written, or parts were deleted; the session stays.
+            ForbiddenError: the workload user may not write the file; the session stays.
             PreconditionError: the condition does not hold; the session stays.
         """
         if not wanted:
@@ -282,7 +284,8 @@ class Uploads:
         except (FailedError, UnavailableError) as exc:
             what = "parent directory" if exc.message.startswith("mkdir ") else "final file"
             text = f"{_NOT_COMPLETED}: failed to create {what}: {exc.message}"
-            raise type(exc)(text) from exc.__cause__
+            kind = ForbiddenError if isinstance(exc.__cause__, PermissionError) else type(exc)
+            raise kind(text) from exc.__cause__
         finally:
             if old >= 0:
                 self._tasks.start(self._threads.run(os.close, old))

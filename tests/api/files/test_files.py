@@ -301,7 +301,7 @@ LONG = "n" * 256
     [
         ("GET", "none", b"", 404, "stat {W}/none: no such file or directory"),
         ("GET", "none?download=true", b"", 404, "stat {W}/none: no such file or directory"),
-        ("GET", "f/x", b"", 422, "stat {W}/f/x: not a directory"),
+        ("GET", "f/x", b"", 404, "stat {W}/f/x: not a directory"),
         ("GET", LONG, b"", 422, "stat {W}/" + LONG + ": file name too long"),
         ("GET", "loop", b"", 422, "stat {W}/loop: too many levels of symbolic links"),
         ("GET", "a%00b", b"", 400, "invalid path: invalid argument"),
