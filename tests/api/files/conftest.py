@@ -28,6 +28,11 @@ class Answer(SimpleNamespace):
 Call = Callable[..., Awaitable[Answer]]
 
 
+def everything(directory: Path) -> list[Path]:
+    """All that is below a directory."""
+    return sorted(directory.rglob("*"))
+
+
 @pytest.fixture
 async def work(tmp_path: Path) -> Path:
     """The daemon's working directory."""

@@ -12,15 +12,11 @@ from urllib.parse import quote
 import pytest
 from aiohttp import FormData
 
-from tests.api.files.conftest import AppClient, Call
+from tests.api.files.conftest import AppClient, Call, everything
 
 
 def absolute(path: Path) -> str:
     return quote(str(path), safe="")
-
-
-def everything(directory: Path) -> list[Path]:
-    return sorted(directory.rglob("*"))
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import ClientError
 
-from tests.api.files.conftest import AppClient, Call
+from tests.api.files.conftest import AppClient, Call, everything
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -26,10 +26,6 @@ def pack(**files: bytes) -> bytes:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return output.getvalue()
-
-
-def everything(directory: Path) -> list[Path]:
-    return sorted(directory.rglob("*"))
 
 
 def contents(data: bytes) -> dict[str, bytes]:
