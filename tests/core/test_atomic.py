@@ -254,6 +254,18 @@ def test_proc_file_is_written_in_place() -> None:
     write_file(path, before)
 
 
+def test_sys_file_is_written_in_place() -> None:
+    """/sys takes none either; the same value again changes nothing."""
+    path = Path("/sys/kernel/mm/ksm/sleep_millisecs")
+    if not os.access(path, os.W_OK):
+        pytest.skip(f"{path} cannot be written here")
+    before = path.read_bytes()
+    write_file(str(path), before)
+    assert path.read_bytes() == before
+    with pytest.raises(FailedError, match=f"^write {path}: invalid argument$"):
+        write_file(str(path), b"no number")
+
+
 @pytest.mark.timeout(10)
 def test_fifo_and_socket_are_refused(tmp_path: Path) -> None:
     """They are neither replaced nor waited for."""
