@@ -53,6 +53,9 @@ from sandbox_api.errors import TooLargeError
 SMALL_BYTES = 64 * 1024
 READ_BYTES = 1 << 20
 
+_READ_INSTEAD = "read it with Accept: application/octet-stream"
+_SEND_INSTEAD = "send it with Content-Type: application/octet-stream"
+
 
 class FileContent(NamedTuple):
     """A file with its content as text; the rest as in `FileInfo`.
@@ -83,7 +86,7 @@ class Files:
         threads: where blocking work runs, and as whom.
         paths: what clients' paths mean.
         fsync: whether every write waits for the disk.
-        max_content_bytes: the most that `read` returns of one file.
+        max_content_bytes: the most that `read` returns and `write` takes of one file.
     """
 
     def __init__(
@@ -169,9 +172,12 @@ class Files:
             condition: what must hold of the file.
 
         Raises:
+            TooLargeError: the content is over the limit.
             FailedError: `error writing file: …`; what was there is still there.
             PreconditionError: the condition does not hold.
         """
+        if len(data) > (limit := self._max_content_bytes):
+            raise _too_large(location.absolute, f"{len(data)} bytes are", limit, _SEND_INSTEAD)
         with attempt("error writing file"):
             refuse_reserved(location)
             return await self._threads.run(
@@ -371,10 +377,9 @@ def decode_content(data: bytes, encoding: str) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _too_large(path: str, what: str, limit: int) -> TooLargeError:
+def _too_large(path: str, what: str, limit: int, instead: str = _READ_INSTEAD) -> TooLargeError:
     return TooLargeError(
-        f"{printable(path)}: {what} over the limit of {limit} bytes for JSON; "
-        "read it with Accept: application/octet-stream"
+        f"{printable(path)}: {what} over the limit of {limit} bytes for JSON; {instead}"
     )
 
 

@@ -14,6 +14,8 @@ from aiohttp import FormData
 
 from tests.api.files.conftest import AppClient, Call, everything
 
+RAW = {"Content-Type": "application/octet-stream"}
+
 
 def absolute(path: Path) -> str:
     return quote(str(path), safe="")
@@ -117,6 +119,14 @@ async def test_content_over_the_limit(app_client: AppClient, work: Path) -> None
         assert "application/octet-stream" in (await reply.json())["error"]
     async with client.get("/filesystem/a?download=true") as reply:
         assert await reply.read() == b"x" * 11
+    for content, status in (("é" * 5, 200), ("é" * 6, 413)):
+        async with client.put("/filesystem/b", json={"content": content}) as reply:
+            assert reply.status == status
+            assert status == 200 or "application/octet-stream" in (await reply.json())["error"]
+    assert (work / "b").read_text() == "é" * 5
+    data = "é" * 6
+    async with client.put("/filesystem/b", data=data.encode(), headers=RAW) as reply:
+        assert (reply.status, (work / "b").read_text()) == (200, data)
 
 
 # --- writing -----------------------------------------------------------------------------------
