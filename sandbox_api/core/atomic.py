@@ -117,7 +117,7 @@ class AtomicFile:
         with self._lock:
             output = self._output()
             with operation("write", self.path):
-                _write_all(output, data)
+                write_all(output, data)
 
     def append_range(self, source: int, offset: int, count: int) -> None:
         """Append bytes of another file, within the kernel.
@@ -357,7 +357,8 @@ def _attributes(file: str | int) -> list[str]:
         return []  # a file system without extended attributes
 
 
-def _write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of it, or raise: on a disk that becomes full write(2) takes a part."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -3,10 +3,14 @@
 Everything here blocks: run it on file threads.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+MAX_MADE_UP_BYTES = 16 << 20  # /proc/kcore is as long as the address space
+READ_BYTES = 1 << 20
 
 _MOUNTS = "/proc/self/mountinfo"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -73,3 +77,17 @@ def is_made_up(status: os.stat_result) -> bool:
     if status.st_blocks:
         return False  # it is on a disk, so the mounts need not be read
     return any(mount.device == status.st_dev for mount in mounts() if mount.of_the_kernel)
+
+
+def read_made_up(fd: int) -> bytes:
+    """What an open file holds whose size says nothing.
+
+    Raises:
+        OSError: EFBIG, it is over 16 MiB; EAGAIN, there is nothing yet, as in /proc/kmsg.
+    """
+    content = bytearray()
+    while data := os.read(fd, READ_BYTES):
+        content += data
+        if len(content) > MAX_MADE_UP_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return bytes(content)

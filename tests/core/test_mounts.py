@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.core.mounts import is_made_up, kernel_mounts_below, mounts
+from sandbox_api.core.mounts import (
+    MAX_MADE_UP_BYTES,
+    is_made_up,
+    kernel_mounts_below,
+    mounts,
+    read_made_up,
+)
 from sandbox_api.core.walk import Walk
 from tests.core.conftest import mount
 
@@ -43,6 +49,20 @@ def test_a_walk_does_not_enter_what_the_kernel_makes_up(proc: Path, tmp_path: Pa
     assert kernel_mounts_below(str(proc)) == frozenset()
     assert str(proc / "sys" / "kernel") in (entry.path for entry in Walk(str(proc / "sys")))
     assert "/proc" in kernel_mounts_below("/")
+
+
+def test_endless_content_is_refused(tmp_path: Path) -> None:
+    """What has no end, as /proc/kcore in effect, does not fill the memory or the disk."""
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", MAX_MADE_UP_BYTES + 1)
+    for path in ("/dev/zero", tmp_path / "large"):
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(OSError, match="File too large"):
+            read_made_up(fd)
+        os.close(fd)
+    os.truncate(tmp_path / "large", MAX_MADE_UP_BYTES)
+    with (tmp_path / "large").open("rb") as file:
+        assert len(read_made_up(file.fileno())) == MAX_MADE_UP_BYTES
 
 
 def test_made_up(tmp_path: Path) -> None:

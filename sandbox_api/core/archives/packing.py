@@ -14,14 +14,13 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 
 from sandbox_api.core.metadata import OwnerNames
-from sandbox_api.core.mounts import is_made_up
+from sandbox_api.core.mounts import is_made_up, read_made_up
 from sandbox_api.core.regular import READ_FLAGS
 from sandbox_api.core.walk import Walk
 
 PIECE_BYTES = 512 << 10
 MAX_INPUT_BYTES = 16 << 20  # per piece, however well it is compressed
 READ_BYTES = 1 << 20
-MAX_MADE_UP_BYTES = 1 << 20
 
 _TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
@@ -39,7 +38,7 @@ class Packing:
 
     Links are packed as links, a file of several names once. Fifos, sockets and devices are left
     out, and so is what cannot be read. What the kernel makes up, as in /proc, is packed as it reads
-    now, up to 1 MiB a file.
+    now, up to 16 MiB a file.
 
     Args:
         root: absolute; names are relative to it.
@@ -140,7 +139,7 @@ def _open(path: str, info: tarfile.TarInfo) -> io.RawIOBase | io.BytesIO:
         info.size = status.st_size
         if not is_made_up(status):
             return file
-        content = _made_up_content(file)
+        content = read_made_up(file.fileno())
         info.size = len(content)
     except BaseException:
         file.close()
@@ -154,16 +153,6 @@ def _regular_status(file: io.FileIO) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):  # it was replaced since the look at it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     return status
-
-
-def _made_up_content(file: io.FileIO) -> bytes:
-    """What the kernel makes up, whose size is known only once it is read."""
-    content = bytearray()
-    while data := file.read(READ_BYTES):
-        content += data
-        if len(content) > MAX_MADE_UP_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return bytes(content)
 
 
 def _content(file: io.RawIOBase | io.BytesIO, size: int) -> Iterator[bytes]:
