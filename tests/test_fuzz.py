@@ -21,6 +21,8 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
+from tests.core.conftest import let_others_in
+
 DOCUMENT = Path(__file__).parents[1] / "openapi.yml"
 COMMANDS = ("true", "exit 3", "echo out; echo err >&2", "kill -9 $$", "printf 'no newline'")
 NOBODY = 65534
@@ -69,8 +71,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     root = tmp_path_factory.mktemp("fuzz")
     if os.geteuid() == 0:
         os.chown(root, NOBODY, NOBODY)
-        for parent in (root, root.parent, root.parent.parent):
-            parent.chmod(0o755)
+        let_others_in(root)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -16,7 +16,7 @@ from sandbox_api.core.atomic import PATH_LOCKS, make_directories
 from sandbox_api.core.conditions import file_version
 from sandbox_api.core.copying import Copying
 from sandbox_api.core.directories import refuse_protected, remove_tree
-from sandbox_api.core.entries import rename_new, reserved_beside
+from sandbox_api.core.entries import rename_new, rename_over, reserved_beside
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import (
     DEFAULT_DIRECTORY_MODE,
@@ -181,7 +181,7 @@ def _rename(source: str, target: str, exclusive: bool) -> None:
         if exclusive:
             rename_new(source, target)
         else:
-            os.rename(source, target)
+            rename_over(source, target)
 
 
 def _is_across(exc: SandboxError) -> bool:

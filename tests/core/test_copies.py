@@ -418,6 +418,24 @@ async def test_of_a_writer_and_a_mover_the_edit_is_kept(copies: Copies, tmp_path
         target.unlink()
 
 
+async def test_a_device_or_a_fifo_is_never_replaced(copies: Copies, tmp_path: Path) -> None:
+    """Not by a file, nor by a link: what needs /dev/null would fail from then on."""
+    (tmp_path / "file").write_text("F")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    targets = [str(tmp_path / "fifo")]
+    if os.geteuid() == 0:  # not the machine's own: it would be gone when this fails
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        targets.append(str(tmp_path / "null"))
+    for target in targets:
+        before = os.lstat(target)
+        for work in (copies.move("file", target), copies.copy("link", target)):
+            with pytest.raises(FailedError, match="is a device or a fifo, which is not replaced"):
+                await work
+        assert os.path.samestat(os.lstat(target), before)
+    assert {"fifo", "file", "link"} <= set(os.listdir(tmp_path))
+
+
 async def test_moves_in_a_circle(copies: Copies, tmp_path: Path) -> None:
     """Two that go opposite ways do not wait for each other without end."""
     for number in range(50):
