@@ -145,8 +145,12 @@ def client_path(request: web.Request, prefix: str) -> str:
         prefix: the decoded route up to the separator, such as `/filesystem`.
     """
     # yarl decodes all escapes but those of `/` and `%` and those that are not UTF-8
-    rest = request.rel_url.path_safe[len(prefix) :].removeprefix("/")
-    return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
+    return unquote_name(request.rel_url.path_safe[len(prefix) :].removeprefix("/"))
+
+
+def unquote_name(text: str) -> str:
+    """A path without its percent-escapes, whatever bytes they stand for."""
+    return os.fsdecode(unquote_to_bytes(text.encode("utf-8", "surrogateescape")))
 
 
 async def body_chunks(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sandbox_api.core.mounts import kernel_mounts_below
 from sandbox_api.core.paths import RESERVED_PREFIX
 
 _RUN = 4096  # entries that are sorted at once: a longer sort would hold up the event loop
@@ -31,7 +32,8 @@ class Walk:
     """One walk, depth first and bytewise by name; iterate over it once.
 
     A directory is shown before what is in it. Links are shown and never followed, names of ours are
-    not shown. A directory that cannot be read is shown and not entered.
+    not shown. A directory that cannot be read is shown and not entered; nor is one on which a file
+    system of the kernel is mounted, such as /proc in a walk over `/`: who wants it begins there.
 
     Args:
         root: absolute; where to begin. It is not shown.
@@ -60,12 +62,13 @@ class Walk:
             OSError: the root cannot be read.
         """
         levels = [self._read(self._root)]
+        closed = kernel_mounts_below(self._root)
         while levels:
             if self._stopped():
                 return
             for entry in levels[-1]:
                 yield entry
-                if is_directory(entry):
+                if is_directory(entry) and entry.path not in closed:
                     levels.append(self._read_below(entry.path))
                     break
             else:
