@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> web.Application:
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
     if settings.max_terminals:
-        _add_terminals(app, settings, environment, identity, paths)
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -189,15 +189,15 @@ def _add_processes(
 
 
 def _add_terminals(
-    app: web.Application,
-    settings: Settings,
-    environment: Environment,
-    identity: Identity | None,
-    paths: PathResolver,
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
 ) -> None:
     async def terminals(app: web.Application) -> AsyncIterator[None]:
         owner = Terminals(
-            environment, identity, paths, app[wire.HOST].reaper, settings.max_terminals
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
         )
         async with owner.open():
             app[wire.TERMINALS] = owner
