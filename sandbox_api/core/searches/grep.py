@@ -21,7 +21,7 @@ from sandbox_api.core.walk import Walk, WalkScope
 
 BUFFER_BYTES: Final = 128 * 1024
 BLOCK_BYTES: Final = 1 << 20
-MAX_LINE_BYTES: Final = 8 << 20  # a longer line is searched in pieces
+MAX_LINE_BYTES: Final = 2 << 20  # a longer line is searched in pieces
 MAX_ANSWER: Final = 32 << 20  # characters
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50

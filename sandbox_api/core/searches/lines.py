@@ -84,7 +84,8 @@ class LineSearch:
         end = len(data) - self._matcher.overlap
         while end > begin and data[end : end + 1] and data[end] & 0xC0 == 0x80:  # noqa: PLR2004
             end -= 1
-        self._characters += len(decode(data[begin:end]))
+        piece = data[begin:end]
+        self._characters += len(piece if piece.isascii() else decode(piece))
         return end
 
     def _tell(self, data: bytes, line: Line, column: int) -> None:

@@ -71,7 +71,7 @@ class Searches:
 
         def run(until: Until) -> Outcome[FindMatch]:
             with attempt(WALKING):
-                entry_status(location)
+                _look(location, entry_status)
                 with operation("open", location.absolute):
                     return find(location.absolute, query, until)
 
@@ -201,9 +201,19 @@ def _read_answer(fd: int) -> tuple[list[GrepMatch], WorkerEnd | None]:
     return decode_answer(os.pread(fd, os.fstat(fd).st_size, 0))
 
 
+def _look(location: Location, status_of: Callable[[Location], os.stat_result]) -> os.stat_result:
+    """The status of the start of a search."""
+    try:
+        return status_of(location)
+    except NotFoundError:
+        raise NotFoundError(
+            f"{WALKING}: lstat {printable(location.absolute)}: no such file or directory"
+        ) from None
+
+
 def _require_directory(location: Location) -> None:
-    if not stat.S_ISDIR(follow_status(location).st_mode):
-        raise NotFoundError(f"{printable(location.absolute)} is no directory")
+    if not stat.S_ISDIR(_look(location, follow_status).st_mode):
+        raise NotFoundError(f"{WALKING}: {printable(location.absolute)} is no directory")
 
 
 def _require_readable(location: Location) -> None:

@@ -24,7 +24,7 @@ from sandbox_api.core.walk import WalkScope
 from sandbox_api.errors import InvalidError
 
 MODULE: Final = "sandbox_api.core.searches.worker"
-MAX_MEMORY_BYTES: Final = 1 << 30  # of addresses
+MAX_MEMORY_BYTES: Final = 256 << 20  # of addresses
 _READ_BYTES = 64 * 1024
 
 
