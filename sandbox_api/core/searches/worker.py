@@ -90,6 +90,9 @@ def decode_request(data: bytes) -> WorkerRequest:
     scope["exclude_directories"] = frozenset(scope["exclude_directories"])
     value["query"]["scope"] = WalkScope(**scope)
     value["query"] = GrepQuery(**value["query"])
+    if value["user"] is not None:
+        uid, gid, groups = value["user"]
+        value["user"] = uid, gid, tuple(groups)
     return WorkerRequest(**value)
 
 
