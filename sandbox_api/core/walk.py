@@ -55,6 +55,7 @@ class Walk:
         root: absolute; where to begin. It is not shown.
         scope: what is left out.
         stopped: asked now and then whether to end early.
+        ordered: whether the order matters; without it, it is that of the file system, and faster.
 
     Attributes:
         stopped: as it was given.
@@ -66,11 +67,14 @@ class Walk:
         root: str,
         scope: WalkScope | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        ordered: bool = True,
     ) -> None:
         self.unreadable = 0
         self._root = root
         self._scope = scope or WalkScope()
         self.stopped = stopped
+        self._ordered = ordered
         self._ignores = [ignores_above(root) if self._scope.gitignore else None]
 
     def __iter__(self) -> Iterator[os.DirEntry[str]]:
@@ -119,7 +123,7 @@ class Walk:
                 if len(some) == _CHECK_EVERY and self.stopped():
                     break
         self._ignores.append(ignores)
-        return by_name(entries)
+        return by_name(entries) if self._ordered else iter(entries)
 
     def _shown(
         self, entries: list[os.DirEntry[str]], ignores: Ignores | None

@@ -35,7 +35,7 @@ async def work(tmp_path: Path) -> Path:
 async def tree(work: Path, app_client: AppClient) -> Path:
     """The working directory with some files in it."""
     del app_client  # it makes the directory
-    return make(work, dict(FILES))
+    return make(work, FILES)
 
 
 @pytest.fixture

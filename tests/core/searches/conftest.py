@@ -1,9 +1,10 @@
 """What tests of searches share."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def make(root: Path, files: dict[str, str | bytes]) -> Path:
+def make(root: Path, files: Mapping[str, str | bytes]) -> Path:
     """Write files below a directory."""
     for name, content in files.items():
         path = root / name
