@@ -23,6 +23,7 @@ BUFFER_BYTES: Final = 128 * 1024
 BLOCK_BYTES: Final = 1 << 20
 MAX_LINE_BYTES: Final = 2 << 20  # a longer line is searched in pieces
 MAX_ANSWER: Final = 32 << 20  # characters
+MATCH_OVERHEAD: Final = 200  # characters that a match counts beside its text
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50
 _CHECK_EVERY = 64  # small files between two looks whether to stop
@@ -205,4 +206,5 @@ class Grep:
         if self._left == 0 or self._left_characters <= 0:
             raise _EnoughError
         self._left -= 1
-        self._left_characters -= len(found.text) + len(found.context or "")
+        size = len(found.text) + len(found.context or "")
+        self._left_characters -= size + MATCH_OVERHEAD

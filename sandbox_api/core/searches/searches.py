@@ -43,7 +43,7 @@ class Searches:
     Args:
         threads: where they run, and as whom. Not those of other file work: a search takes long.
         reaper: waits for the processes that apply regular expressions.
-        timeout_s: the most seconds that a search may take once it has begun.
+        timeout_s: the most seconds that a search may take, its wait for a thread included.
     """
 
     def __init__(self, threads: FileThreads, reaper: Reaper, *, timeout_s: float) -> None:
@@ -59,7 +59,7 @@ class Searches:
             NotFoundError: it is none, or there is nothing.
             FailedError: the system refused to look.
         """
-        await self._threads.run(_require_directory, location)
+        await self._run(lambda _: _require_directory(location))
 
     async def find(self, location: Location, query: FindQuery) -> Outcome[FindMatch]:
         """Find by name; see `find`.
@@ -106,7 +106,7 @@ class Searches:
             FailedError: the system refused to read it.
         """
         if query.regex:
-            await self._threads.run(_require_readable, location)
+            await self._run(lambda _: _require_readable(location))
             return await self._grep_by_worker(location, query)
 
         def run(until: Until) -> Outcome[GrepMatch]:
@@ -157,7 +157,7 @@ class Searches:
             )
             with _memory_file(encode_request(request)) as asked, _memory_file() as answered:
                 end = await self._await_worker(asked, answered, until.left_s)
-                matches, told = await self._threads.run(_read_answer, answered)
+                matches, told = await asyncio.to_thread(_read_answer, answered)
         if told is None and end is not None and end.signal != "SIGALRM":
             raise FailedError(
                 "the process that searched by the regular expression was ended by something else "

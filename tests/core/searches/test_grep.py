@@ -91,7 +91,7 @@ def test_limit(tmp_path: Path) -> None:
 
 def test_an_answer_is_not_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a limit of matches there is still one of characters."""
-    monkeypatch.setattr(module, "MAX_ANSWER", 10)
+    monkeypatch.setattr(module, "MAX_ANSWER", module.MATCH_OVERHEAD + 10)
     make(tmp_path, {"a": "12345 x\n" * 9})
     found, grep = run(tmp_path, "x")
     assert (len(found), grep.truncated) == (2, True)
