@@ -26,10 +26,8 @@ MAX_ANSWER: Final = 32 << 20  # characters
 MATCH_OVERHEAD: Final = 200  # characters that a match counts beside its text
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50
-PSEUDO: Final = (
-    "/proc",
-    "/sys",
-)  # the kernel's; a search of all there is would not come to its end
+# the kernel's own: with them a search of all there is would not come to its end
+PSEUDO: Final = ("/proc", "/sys")
 _CHECK_EVERY = 64  # small files between two looks whether to stop
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sandbox_api.core.searches import grep as module
 from sandbox_api.core.searches import lines as lines_module
+from sandbox_api.core.searches import matching
 from sandbox_api.core.searches.expressions import Expression, required_text
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
 from sandbox_api.core.searches.letters import either_case
@@ -56,6 +57,16 @@ def test_letters_of_any_language(tmp_path: Path) -> None:
     assert places(tmp_path, "école") == [("a", 1, 1), ("a", 2, 1)]
     assert places(tmp_path, "École", case_sensitive=True) == []
     assert places(tmp_path, "kelvin") == []
+
+
+def test_letters_across_the_edge_of_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long text is looked at in parts, and nothing is lost between two."""
+    monkeypatch.setattr(matching, "WINDOW_BYTES", 4)
+    make(tmp_path, {"a": "xxxÉcole\nécolexéx\nxxxxxxxé"})
+    assert places(tmp_path, "éc") == [("a", 1, 4), ("a", 2, 1)]
+    assert places(tmp_path, "é") == [("a", 1, 4), ("a", 2, 1), ("a", 3, 8)]
 
 
 def test_binary_files(tmp_path: Path) -> None:
