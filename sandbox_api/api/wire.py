@@ -27,6 +27,7 @@ from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
@@ -41,6 +42,7 @@ ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
 COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
+WATCHES: web.AppKey[Watches] = web.AppKey("watches", Watches)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
 
 

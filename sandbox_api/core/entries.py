@@ -13,6 +13,7 @@ from collections.abc import Callable
 from sandbox_api.core import linux
 from sandbox_api.core.atomic import unlink_quietly
 from sandbox_api.core.paths import RESERVED_PREFIX
+from sandbox_api.core.renames import RENAMES
 
 _NO_EXCLUSIVE_RENAME = frozenset({errno.EINVAL, errno.ENOSYS})
 
@@ -35,9 +36,19 @@ def replace_entry(path: str, make: Callable[[str], None]) -> None:
     temporary = reserved_beside(path)
     make(temporary)
     try:
-        os.rename(temporary, path)
+        replaced = _entry_status(path)
+        if replaced is not None and os.path.samestat(replaced, os.lstat(temporary)):
+            return  # two links to one file: rename(2) would do nothing
+        RENAMES.rename(temporary, path, replaces=replaced is not None)
     finally:
-        unlink_quietly(temporary)  # rename(2) leaves it where both are links to one file
+        unlink_quietly(temporary)
+
+
+def _entry_status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
 
 
 def rename_new(source: str, target: str) -> None:
