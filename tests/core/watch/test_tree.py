@@ -1,0 +1,519 @@
+"""Watching through the kernel: which lines come of which changes."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sandbox_api.core.atomic import write_file
+from sandbox_api.core.entries import replace_entry
+from sandbox_api.core.identity import FileThreads
+from sandbox_api.core.watch import Watches, WatchSpec, followed, scan, tree
+from sandbox_api.errors import FailedError, InvalidError
+from tests.core.conftest import let_others_in, mount
+from tests.core.watch.conftest import Watch, Watching
+
+
+async def test_five_operations(watch: Watch, root: Path) -> None:
+    """Each change has its own word; a rename tells the old name, the new one is a CREATE."""
+    watching = await watch()
+    (root / "a").touch()
+    (root / "a").write_text("text")
+    (root / "a").chmod(0o600)
+    (root / "a").rename(root / "b")
+    (root / "b").unlink()
+    assert [line for line in await watching.catch_up() if line != "CHMOD a"] == [
+        "CREATE a",
+        *["WRITE a"] * watching.told.count("WRITE a"),
+        "RENAME a",
+        "CREATE b",
+        "REMOVE b",
+    ]
+    assert "CHMOD a" in watching.told
+    assert "WRITE a" in watching.told
+
+
+async def test_plain_watch_is_of_the_directory_itself(watch: Watch, root: Path) -> None:
+    """What happens in its subdirectories is none of it."""
+    (root / "sub").mkdir()
+    watching = await watch()
+    (root / "sub" / "in").touch()
+    (root / "new").mkdir()
+    (root / "new" / "in").touch()
+    assert await watching.catch_up() == ["CREATE new"]
+
+
+async def test_ignored_paths_are_not_told_and_not_watched(
+    watch: Watch, watches: Watches, root: Path
+) -> None:
+    """A text that is anywhere in the full path silences it, and costs no kernel watch."""
+    (root / "node_modules" / "x").mkdir(parents=True)
+    (root / "src").mkdir()
+    watching = await watch(recursive=True, ignore=["node_modules", ".log"])
+    assert watches.kernel_watches == 2
+    (root / "node_modules" / "x" / "f").touch()
+    (root / "src" / "a.log").touch()
+    (root / "src" / "node_modules").mkdir()
+    (root / "src" / "a.txt").touch()
+    lines = await watching.catch_up()
+    assert [line for line in lines if not line.startswith("CHMOD")] == ["CREATE src/a.txt"]
+    assert watches.kernel_watches == 2
+
+
+async def test_g24_new_directories_are_followed(watch: Watch, root: Path) -> None:
+    """`mkdir -p a/b/c && echo > a/b/c/f`: every level, each once, those above first."""
+    watching = await watch(recursive=True)
+    (root / "a" / "b" / "c").mkdir(parents=True)
+    (root / "a" / "b" / "c" / "f").write_text("x")
+    lines = await watching.catch_up()
+    created = [line for line in lines if line.startswith("CREATE")]
+    assert created == ["CREATE a", "CREATE a/b", "CREATE a/b/c", "CREATE a/b/c/f"]
+    (root / "a" / "b" / "c" / "g").touch()
+    assert "CREATE a/b/c/g" in await watching.catch_up()
+
+
+async def test_g24_renamed_directory_is_followed_under_its_new_path(
+    watch: Watch, root: Path
+) -> None:
+    """RENAME and CREATE, nothing more; then events have the new path, at every depth."""
+    (root / "sub" / "deep").mkdir(parents=True)
+    watching = await watch(recursive=True)
+    (root / "sub").rename(root / "sub2")
+    (root / "sub2" / "deep" / "x").mkdir()
+    (root / "sub2" / "deep" / "x" / "y").mkdir()
+    assert await watching.catch_up() == [
+        "RENAME sub",
+        "CREATE sub2",
+        "CREATE sub2/deep/x",
+        "CREATE sub2/deep/x/y",
+    ]
+
+
+async def test_g24_directory_that_is_moved_in_is_told_whole(
+    watch: Watch, root: Path, tmp_path: Path
+) -> None:
+    """It comes with all that is in it, and is followed."""
+    (tmp_path / "outside" / "a").mkdir(parents=True)
+    (tmp_path / "outside" / "a" / "f").touch()
+    watching = await watch(recursive=True)
+    (tmp_path / "outside").rename(root / "in")
+    assert await watching.catch_up() == ["CREATE in", "CREATE in/a", "CREATE in/a/f"]
+    (root / "in" / "a" / "g").mkdir()
+    assert (await watching.catch_up())[-1] == "CREATE in/a/g"
+
+
+async def test_directory_that_is_moved_out_is_followed_no_more(
+    watch: Watch, watches: Watches, root: Path, tmp_path: Path
+) -> None:
+    """Its new place is not below the watched directory; its kernel watches are given back."""
+    (root / "sub" / "a").mkdir(parents=True)
+    watching = await watch(recursive=True)
+    (root / "sub").rename(tmp_path / "gone")
+    (tmp_path / "gone" / "a" / "f").touch()
+    assert await watching.catch_up() == ["RENAME sub"]
+    await watching.until(lambda: watches.kernel_watches == 1)
+
+
+async def test_directory_that_takes_the_place_of_another_is_followed(
+    watch: Watch, root: Path, tmp_path: Path
+) -> None:
+    """A rename over an empty directory: the old one's watch is not mistaken for the new one's."""
+    (root / "to").mkdir()
+    (tmp_path / "from" / "in").mkdir(parents=True)
+    watching = await watch(recursive=True)
+    os.rename(tmp_path / "from", root / "to")
+    (root / "to" / "in" / "f").touch()
+    assert "CREATE to/in/f" in await watching.catch_up()
+
+
+async def test_g24_removal_is_told_and_ends_the_watch(watch: Watch, root: Path) -> None:
+    """A last REMOVE with its own name, why it ends, and the end."""
+    watching = await watch(recursive=True)
+    (root / "f").touch()
+    shutil.rmtree(root)
+    await watching.until(lambda: watching.ended)
+    assert watching.told[-3:-1] == ["REMOVE f", "REMOVE ."]
+    last = watching.events[-1]
+    assert (last.op, last.name, last.path) == ("", "", str(root))
+    assert "removed" in str(last.error)
+
+
+async def test_g24_move_of_the_watched_directory_ends_the_watch(
+    watch: Watch, root: Path, tmp_path: Path
+) -> None:
+    """What is told would have a path that is not true any more."""
+    watching = await watch()
+    root.rename(tmp_path / "elsewhere")
+    await watching.until(lambda: watching.ended)
+    assert watching.told[0] == "RENAME ."
+    assert "was moved" in watching.told[1]
+
+
+async def test_g24_move_of_a_directory_above_ends_the_watch(watch: Watch, tmp_path: Path) -> None:
+    """The kernel does not tell of it: it is found by looking."""
+    (tmp_path / "above" / "watched").mkdir(parents=True)
+    watching = await watch(tmp_path / "above" / "watched")
+    (tmp_path / "above").rename(tmp_path / "other")
+    await watching.until(lambda: watching.ended)
+    assert "moved or removed" in watching.told[-1]
+
+
+async def test_link_to_a_directory_can_be_watched(watch: Watch, root: Path, tmp_path: Path) -> None:
+    """With the path that was asked for; links below are not entered."""
+    (root / "sub").mkdir()
+    (tmp_path / "other").mkdir()
+    (root / "link").symlink_to(tmp_path / "other")
+    start = tmp_path / "start"
+    start.symlink_to(root)
+    watching = await watch(start, recursive=True)
+    (root / "sub" / "f").mkdir()
+    (tmp_path / "other" / "g").mkdir()
+    assert await watching.catch_up() == ["CREATE sub/f"]
+    assert watching.events[0].path == f"{start}/sub"
+
+
+async def test_readers_share_kernel_watches(watch: Watch, watches: Watches, root: Path) -> None:
+    """One for each directory, whoever watches it; the last one to leave gives it back."""
+    (root / "sub").mkdir()
+    first = await watch(recursive=True)
+    second = await watch(recursive=True)
+    third = await watch(root / "sub")
+    assert watches.kernel_watches == 2
+    (root / "sub" / "f").mkdir()
+    for watching in (first, second):
+        assert await watching.catch_up() == ["CREATE sub/f"]
+    assert await third.catch_up() == ["CREATE f"]
+
+
+async def test_watch_that_ends_gives_everything_back(
+    watches: Watches, root: Path, threads: FileThreads
+) -> None:
+    """Kernel watches and descriptors are where they were, however often somebody comes and goes."""
+    for number in range(30):
+        (root / f"d{number}" / "sub").mkdir(parents=True)
+    spec = WatchSpec(str(root), recursive=True)
+    async with watches.watch(spec):
+        before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        async with watches.watch(spec):
+            assert watches.kernel_watches == 61
+    async with asyncio.timeout(5):
+        while watches.kernel_watches:
+            await asyncio.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_client_that_leaves_while_it_is_armed_leaves_nothing(
+    watches: Watches, root: Path
+) -> None:
+    """Arming looks at many directories; whoever waits for it may go."""
+    for number in range(2000):
+        (root / f"d{number}").mkdir()
+
+    async def stay() -> None:
+        async with watches.watch(WatchSpec(str(root), recursive=True)):
+            pytest.fail("it was cancelled before")
+
+    for _ in range(5):
+        client = asyncio.create_task(stay())
+        while not watches.kernel_watches and not client.done():
+            await asyncio.sleep(0)
+        client.cancel()
+        await asyncio.gather(client, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while watches.kernel_watches:
+            await asyncio.sleep(0.01)
+
+
+async def test_replaced_directory_is_watched_anew(watch: Watch, root: Path) -> None:
+    """Whoever comes later gets what the path means now."""
+    first = await watch()
+    root.rename(root.with_name("old"))
+    root.mkdir()
+    second = await watch()
+    (root / "f").mkdir()
+    assert await second.catch_up() == ["CREATE f"]
+    await first.until(lambda: first.ended)
+
+
+async def test_bytes_that_are_no_utf8_are_names(watch: Watch, root: Path) -> None:
+    """Every name that the kernel takes is told, and such a directory is followed."""
+    watching = await watch(recursive=True)
+    name = os.fsdecode(b"d\xff")
+    (root / name).mkdir()
+    (root / name / "f").touch()
+    assert f"CREATE {name}/f" in await watching.catch_up()
+
+
+async def test_deep_directories_are_followed(watch: Watch, root: Path) -> None:
+    """As deep as a path can be."""
+    watching = await watch(recursive=True)
+    deep = "/".join("d" * 900)
+    for depth in range(1, 901):
+        (root / deep[: 2 * depth - 1]).mkdir()
+    await watching.catch_up()
+    (root / deep / "f").touch()
+    assert f"CREATE {deep}/f" in await watching.catch_up()
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "file/below"])
+async def test_what_is_no_directory_is_refused(watches: Watches, root: Path, name: str) -> None:
+    """With the reference's text, and the path."""
+    (root / "file").touch()
+    kind = FailedError if name == "file/below" else InvalidError
+    with pytest.raises(kind, match="path is not a directory|not a directory"):
+        async with watches.watch(WatchSpec(str(root / name))):
+            pass
+    assert watches.kernel_watches == 0
+
+
+async def test_proc_is_not_entered(watch: Watch, watches: Watches, root: Path) -> None:
+    """Watching everything does not take thousands of kernel watches for files that are none."""
+    (root / "proc").mkdir()
+    (root / "sub").mkdir()
+    mount(["-t", "proc", "proc", str(root / "proc")])
+    try:
+        watching = await watch(recursive=True)
+        assert watches.kernel_watches == 2
+        await watching.close()
+    finally:
+        os.system(f"umount {root}/proc")
+
+
+class TestOwnWrites:
+    """Writes of the daemon itself: whole files under their own names."""
+
+    @pytest.mark.parametrize("recursive", [True, False])
+    async def test_new_file_is_create_and_write(
+        self, watch: Watch, root: Path, threads: FileThreads, recursive: bool
+    ) -> None:
+        """The file under its temporary name is nobody's business."""
+        watching = await watch(recursive=recursive)
+        await threads.run(write_file, str(root / "f"), b"x")
+        assert await watching.catch_up() == ["CREATE f", "WRITE f"]
+
+    @pytest.mark.parametrize("recursive", [True, False])
+    async def test_existing_file_is_write(
+        self, watch: Watch, root: Path, threads: FileThreads, recursive: bool
+    ) -> None:
+        """Once for each time."""
+        (root / "f").touch()
+        watching = await watch(recursive=recursive)
+        for _ in range(3):
+            await threads.run(write_file, str(root / "f"), b"x")
+        assert await watching.catch_up() == ["WRITE f"] * 3
+
+    async def test_every_watcher_is_told(
+        self, watch: Watch, root: Path, tmp_path: Path, threads: FileThreads
+    ) -> None:
+        """Under another name of the directory, and of another daemon in this process, too."""
+        (root / "f").touch()
+        link = tmp_path / "link"
+        link.symlink_to(root)
+        other = Watches(threads)
+        async with other.open():
+            watchings = [await watch(), await watch(link), await watch(of=other)]
+            await threads.run(write_file, str(root / "f"), b"x")
+            await threads.run(write_file, str(link / "g"), b"x")
+            for watching in watchings:
+                await watching.catch_up()
+                assert watching.told == ["WRITE f", "CREATE g", "WRITE g"]
+                await watching.close()
+
+    async def test_write_that_fails_is_not_mixed_up_with_the_next(
+        self, watch: Watch, root: Path, threads: FileThreads, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A rename that did not happen leaves nothing behind."""
+        (root / "f").touch()
+        watching = await watch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
+            with pytest.raises(FailedError):
+                await threads.run(write_file, str(root / "f"), b"x")
+        (root / "f").unlink()
+        await threads.run(write_file, str(root / "f"), b"x")
+        assert await watching.catch_up() == ["REMOVE f", "CREATE f", "WRITE f"]
+
+    async def test_links_take_their_places_likewise(
+        self, watch: Watch, root: Path, threads: FileThreads
+    ) -> None:
+        """Copies and archives make links; a link that is there already changes nothing."""
+        (root / "f").touch()
+        watching = await watch()
+        await threads.run(replace_entry, str(root / "f"), lambda name: os.symlink("x", name))
+        (root / "g").touch()
+        await threads.run(replace_entry, str(root / "h"), lambda name: os.link(root / "g", name))
+        await threads.run(replace_entry, str(root / "h"), lambda name: os.link(root / "g", name))
+        await threads.run(write_file, str(root / "new"), b"x")
+        lines = [line for line in await watching.catch_up() if not line.startswith("CHMOD")]
+        assert lines == [
+            "WRITE f",
+            "CREATE g",
+            "CREATE h",
+            "WRITE h",
+            "CREATE new",
+            "WRITE new",
+        ]
+
+
+class TestRights:
+    """G29: what the workload user cannot read is not told to clients."""
+
+    async def test_g29_directory_of_others_is_refused(
+        self, watch: Watch, root: Path, nobody_threads: FileThreads
+    ) -> None:
+        """Also where the daemon's own user watches it already."""
+        let_others_in(root.parent)
+        root.chmod(0o700)
+        owner = Watches(nobody_threads)
+        async with owner.open():
+            with pytest.raises(FailedError, match="permission denied"):
+                await watch(of=owner)
+            assert owner.kernel_watches == 0
+            with pytest.raises(FailedError, match="permission denied"):
+                await watch(root / "x", of=owner)
+
+    async def test_g29_unreadable_directories_below_are_left_out(
+        self, watch: Watch, root: Path, nobody_threads: FileThreads
+    ) -> None:
+        """Those that are there, and those that come; one that is opened up is followed."""
+        let_others_in(root)
+        root.chmod(0o777)
+        (root / "locked").mkdir(mode=0o700)
+        (root / "open").mkdir()
+        owner = Watches(nobody_threads)
+        async with owner.open():
+            watching = await watch(of=owner, recursive=True)
+            (root / "late").mkdir(mode=0o700)
+            await watching.catch_up()
+            for name in ("locked", "late", "open"):
+                (root / name / "secret").mkdir()
+            assert await watching.catch_up() == ["CREATE late", "CREATE open/secret"]
+            (root / "late").chmod(0o755)
+            assert (await watching.catch_up())[2:] == ["CHMOD late", "CREATE late/secret"]
+            await watching.close()
+
+    async def test_g29_rights_are_looked_at_for_each_reader(
+        self, watch: Watch, root: Path, nobody_threads: FileThreads
+    ) -> None:
+        """Rights that were taken away meanwhile keep the next one out."""
+        let_others_in(root)
+        root.chmod(0o755)
+        owner = Watches(nobody_threads)
+        async with owner.open():
+            watching = await watch(of=owner)
+            root.chmod(0o700)
+            with pytest.raises(FailedError, match="permission denied"):
+                await watch(of=owner)
+            await watching.close()
+
+
+class TestOverflow:
+    """What could not be kept is said, never silently missing."""
+
+    async def test_g24_more_than_can_wait_is_an_overflow(
+        self, watch: Watch, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While a directory is gone into, events pile up; afterwards all are followed again."""
+        monkeypatch.setattr(tree, "MAX_PENDING", 10)
+        watching = await watch(recursive=True)
+        _hold_scans(monkeypatch, seconds=0.2)
+        (root / "a" / "b").mkdir(parents=True)
+        for number in range(100):
+            (root / f"f{number}").touch()
+            await asyncio.sleep(0.002)
+        (root / "late").mkdir()
+        await watching.until(lambda: any("list the directory again" in t for t in watching.told))
+        await watching.catch_up()
+        (root / "a" / "b" / "f").touch()
+        (root / "late" / "f").touch()
+        lines = await watching.catch_up()
+        assert {"CREATE a/b/f", "CREATE late/f"} <= set(lines)
+
+    async def test_g24_overflow_of_the_kernel(self, watch: Watch, root: Path) -> None:
+        """60,000 events while nobody reads: the queue's end is told, and what comes then."""
+        watching = await watch(recursive=True)
+        for number in range(30_000):  # without a pause: the event loop cannot read meanwhile
+            os.close(os.open(root / f"f{number}", os.O_CREAT | os.O_WRONLY))
+            os.unlink(root / f"f{number}")
+        (root / "unseen").mkdir()
+        await watching.until(lambda: any("list the directory again" in t for t in watching.told))
+        await watching.catch_up()
+        (root / "unseen" / "f").touch()
+        assert "CREATE unseen/f" in await watching.catch_up()
+
+
+def _hold_scans(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let it take long to list a directory."""
+    import time
+
+    listing = scan.Scanner._list
+
+    def slowly(self: scan.Scanner, level: scan._Level) -> object:
+        time.sleep(seconds)
+        return listing(self, level)
+
+    monkeypatch.setattr(scan.Scanner, "_list", slowly)
+
+
+class TestRaces:
+    """What happens while a directory is gone into."""
+
+    async def test_directory_is_renamed_meanwhile(
+        self, watch: Watch, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is followed under its last name, with all that is in it."""
+        watching = await watch(recursive=True)
+        _hold_scans(monkeypatch, seconds=0.02)
+        (root / "a" / "b" / "c").mkdir(parents=True)
+        await asyncio.sleep(0.03)
+        (root / "a").rename(root / "a2")
+        (root / "a2" / "b").rename(root / "a2" / "b2")
+        await watching.catch_up()
+        for directory in ("a2", "a2/b2", "a2/b2/c"):
+            (root / directory / "probe").touch()
+        lines = await watching.catch_up()
+        for directory in ("a2", "a2/b2", "a2/b2/c"):
+            assert f"CREATE {directory}/probe" in lines
+
+    async def test_second_half_of_a_rename_comes_late(
+        self, watch: Watch, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What happens in the directory between both is told under its new path."""
+        (root / "a").mkdir()
+        watching = await watch(recursive=True)
+        taken: list[tuple[object, ...]] = []
+        take = tree.Tree.take
+        monkeypatch.setattr(tree.Tree, "take", lambda *args: taken.append(args))
+        (root / "a").rename(root / "b")
+        (root / "b" / "f").mkdir()
+        await watching.until(lambda: len(taken) >= 3)
+        named = {args[1].name: args for args in taken if args[1].name}  # type: ignore[attr-defined]
+        monkeypatch.setattr(tree.Tree, "take", take)
+        for name in ("a", "f", "b"):
+            take(*named[name])  # type: ignore[arg-type]
+        assert await watching.catch_up() == ["RENAME a", "CREATE b", "CREATE b/f"]
+
+    async def test_parent_is_renamed_before_it_is_entered(
+        self, watch: Watch, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory at a path that another has by now is not taken for it."""
+        (root / "p").mkdir()
+        watching = await watch(recursive=True)
+        monkeypatch.setattr(followed, "MOVE_S", 0.5)
+        # one turn of the event loop sees all of it: nothing is entered before
+        (root / "p" / "new").mkdir()
+        (root / "p").rename(root / "q")
+        (root / "p" / "new" / "wrong").mkdir(parents=True)
+        await watching.catch_up()
+        for directory in ("q/new", "p/new", "p/new/wrong"):
+            (root / directory / "probe").touch()
+        lines = await watching.catch_up()
+        for directory in ("q/new", "p/new", "p/new/wrong"):
+            assert f"CREATE {directory}/probe" in lines
+
+
+async def collect(watching: Watching, count: int) -> None:
+    await watching.until(lambda: len(watching.events) >= count)
