@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -44,9 +45,10 @@ class Watching:
         ]
 
     async def until(self, check: Callable[[], object]) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not check():
-                await asyncio.sleep(0.005)
+        deadline = time.monotonic() + DEADLINE_S
+        while not check():
+            assert time.monotonic() < deadline, self.told[-20:]
+            await asyncio.sleep(0.005)
 
     async def catch_up(self) -> list[str]:
         """Wait until everything that has happened by now was told; what that was."""

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import shutil
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.watch import Watches, WatchSpec, followed, scan, tree
 from sandbox_api.errors import FailedError, InvalidError
 from tests.core.conftest import let_others_in, mount
-from tests.core.watch.conftest import Watch, Watching
+from tests.core.watch.conftest import Watch
+
+Eventually = Callable[..., Awaitable[object]]
 
 
 async def test_five_operations(watch: Watch, root: Path) -> None:
@@ -145,7 +150,7 @@ async def test_g24_move_of_the_watched_directory_ends_the_watch(
 ) -> None:
     """What is told would have a path that is not true any more."""
     watching = await watch()
-    root.rename(tmp_path / "elsewhere")
+    os.rename(root, tmp_path / "elsewhere")
     await watching.until(lambda: watching.ended)
     assert watching.told[0] == "RENAME ."
     assert "was moved" in watching.told[1]
@@ -188,7 +193,7 @@ async def test_readers_share_kernel_watches(watch: Watch, watches: Watches, root
 
 
 async def test_watch_that_ends_gives_everything_back(
-    watches: Watches, root: Path, threads: FileThreads
+    watches: Watches, root: Path, eventually: Eventually
 ) -> None:
     """Kernel watches and descriptors are where they were, however often somebody comes and goes."""
     for number in range(30):
@@ -199,14 +204,12 @@ async def test_watch_that_ends_gives_everything_back(
     for _ in range(20):
         async with watches.watch(spec):
             assert watches.kernel_watches == 61
-    async with asyncio.timeout(5):
-        while watches.kernel_watches:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not watches.kernel_watches)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_client_that_leaves_while_it_is_armed_leaves_nothing(
-    watches: Watches, root: Path
+    watches: Watches, root: Path, eventually: Eventually
 ) -> None:
     """Arming looks at many directories; whoever waits for it may go."""
     for number in range(2000):
@@ -218,20 +221,18 @@ async def test_client_that_leaves_while_it_is_armed_leaves_nothing(
 
     for _ in range(5):
         client = asyncio.create_task(stay())
-        while not watches.kernel_watches and not client.done():
-            await asyncio.sleep(0)
+        await eventually(lambda: watches.kernel_watches)
         client.cancel()
         await asyncio.gather(client, return_exceptions=True)
-    async with asyncio.timeout(10):
-        while watches.kernel_watches:
-            await asyncio.sleep(0.01)
+        assert client.cancelled()
+    await eventually(lambda: not watches.kernel_watches, 20)
 
 
 async def test_replaced_directory_is_watched_anew(watch: Watch, root: Path) -> None:
     """Whoever comes later gets what the path means now."""
     first = await watch()
-    root.rename(root.with_name("old"))
-    root.mkdir()
+    os.rename(root, root.with_name("old"))
+    os.mkdir(root)
     second = await watch()
     (root / "f").mkdir()
     assert await second.catch_up() == ["CREATE f"]
@@ -263,7 +264,7 @@ async def test_what_is_no_directory_is_refused(watches: Watches, root: Path, nam
     """With the reference's text, and the path."""
     (root / "file").touch()
     kind = FailedError if name == "file/below" else InvalidError
-    with pytest.raises(kind, match="path is not a directory|not a directory"):
+    with pytest.raises(kind, match="not a directory"):
         async with watches.watch(WatchSpec(str(root / name))):
             pass
     assert watches.kernel_watches == 0
@@ -279,7 +280,11 @@ async def test_proc_is_not_entered(watch: Watch, watches: Watches, root: Path) -
         assert watches.kernel_watches == 2
         await watching.close()
     finally:
-        os.system(f"umount {root}/proc")
+        unmount(root / "proc")
+
+
+def unmount(path: Path) -> None:
+    subprocess.run(["umount", str(path)], check=True)
 
 
 class TestOwnWrites:
@@ -366,7 +371,7 @@ class TestRights:
     ) -> None:
         """Also where the daemon's own user watches it already."""
         let_others_in(root.parent)
-        root.chmod(0o700)
+        os.chmod(root, 0o700)
         owner = Watches(nobody_threads)
         async with owner.open():
             with pytest.raises(FailedError, match="permission denied"):
@@ -380,7 +385,7 @@ class TestRights:
     ) -> None:
         """Those that are there, and those that come; one that is opened up is followed."""
         let_others_in(root)
-        root.chmod(0o777)
+        os.chmod(root, 0o777)
         (root / "locked").mkdir(mode=0o700)
         (root / "open").mkdir()
         owner = Watches(nobody_threads)
@@ -400,11 +405,11 @@ class TestRights:
     ) -> None:
         """Rights that were taken away meanwhile keep the next one out."""
         let_others_in(root)
-        root.chmod(0o755)
+        os.chmod(root, 0o755)
         owner = Watches(nobody_threads)
         async with owner.open():
             watching = await watch(of=owner)
-            root.chmod(0o700)
+            os.chmod(root, 0o700)
             with pytest.raises(FailedError, match="permission denied"):
                 await watch(of=owner)
             await watching.close()
@@ -447,8 +452,6 @@ class TestOverflow:
 
 def _hold_scans(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let it take long to list a directory."""
-    import time
-
     listing = scan.Scanner._list
 
     def slowly(self: scan.Scanner, level: scan._Level) -> object:
@@ -513,7 +516,3 @@ class TestRaces:
         lines = await watching.catch_up()
         for directory in ("q/new", "p/new", "p/new/wrong"):
             assert f"CREATE {directory}/probe" in lines
-
-
-async def collect(watching: Watching, count: int) -> None:
-    await watching.until(lambda: len(watching.events) >= count)
