@@ -23,18 +23,18 @@ class History:
 
     Args:
         path: the watched directory as events show it.
-        capacity: how many events are kept.
+        capacity: how many events are kept; None for the usual number.
 
     Attributes:
         last: the number of the newest event; where there is none, that before the first.
         ended: whether nothing more will come.
     """
 
-    def __init__(self, path: str, capacity: int = CAPACITY) -> None:
+    def __init__(self, path: str, capacity: int | None = None) -> None:
         self.path = path
         self.last = time.time_ns() // 1000
         self.ended = False
-        self._capacity = capacity
+        self._capacity = capacity or CAPACITY
         self._events: list[Event] = []
         self._waiting: set[asyncio.Future[None]] = set()
 
