@@ -13,7 +13,7 @@ from sandbox_api.core.watch.events import Event, trouble
 
 CAPACITY = 32 * 1024
 TRIM = 1024  # how many of the oldest go at once
-READ_EVENTS = 256
+READ_EVENTS = 512
 
 NumberedEvent = tuple[int, Event]
 

@@ -16,10 +16,10 @@ from sandbox_api.core import linux
 from sandbox_api.core.paths import RESERVED_PREFIX
 from sandbox_api.core.renames import Identity, RenameNotes
 from sandbox_api.core.watch.directory import NO_WATCH, Directory, Listener
-from sandbox_api.core.watch.raw import CAUGHT_UP, EVENT_BYTES, MASK, Raw, parse
+from sandbox_api.core.watch.raw import CAUGHT_UP, MASK, Raw, Unhandled
 from sandbox_api.errors import UnavailableError
 
-READ_BYTES = 16 << 10  # some 400 events, which take a few milliseconds
+EVENTS_AT_ONCE = 256  # which take a few milliseconds
 MAX_KEPT = 32 << 10
 RELEASED_AT_ONCE = 256
 
@@ -68,7 +68,10 @@ class Inotify:
         self._sequence = 0
         self._watched: dict[int, _Watched] = {}
         self._listeners: dict[Listener, None] = {}
+        self._unhandled = Unhandled(-1)
+        self._in_turn = False
         self._behind: dict[Listener, None] = {}
+        self._marks: deque[tuple[int, dict[Listener, None]]] = deque()
         self._scans: list[Scan] = []
         self._kept: deque[tuple[int, Raw]] = deque()
         self._released: list[Directory] = []
@@ -90,7 +93,8 @@ class Inotify:
             raise UnavailableError(
                 f"no inotify instance is left ({exc.strerror}); {_INSTANCE_SHORTAGE}"
             ) from exc
-        asyncio.get_running_loop().add_reader(self._fd, self.read)
+        self._unhandled = Unhandled(self._fd)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
 
     def close(self) -> None:
         """Give the instance back, and all kernel watches with it."""
@@ -130,13 +134,11 @@ class Inotify:
     def unlisten(self, listener: Listener) -> None:
         """Tell it no more."""
         self._listeners.pop(listener, None)
-        self._behind.pop(listener, None)
 
     def tell_when_caught_up(self, listener: Listener) -> None:
         """Give a listener a CAUGHT_UP when all that has happened by now was read."""
-        if not self._behind:
-            asyncio.get_running_loop().call_soon(self.read)
         self._behind[listener] = None
+        self._go_on()
 
     @contextmanager
     def scanning(self) -> Iterator[Scan]:
@@ -228,18 +230,31 @@ class Inotify:
             self._notes.unwatch(watched.identity)
         linux.remove_inotify_watch(self._fd, wd)
 
-    def read(self) -> None:
-        """Read a bounded piece of what has come; the event loop calls again while there is more."""
-        try:
-            data = os.read(self._fd, READ_BYTES) if self._fd >= 0 else b""
-        except BlockingIOError:
-            data = b""
-        for wd, mask, cookie, name in parse(data):
+    def _go_on(self) -> None:
+        if not self._in_turn:
+            self._in_turn = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._in_turn = False
+        self._read()
+
+    def _read(self) -> None:
+        """Read all that there is and handle a bounded part of it, once a turn of the event loop."""
+        if self._fd < 0:
+            return
+        if self._unhandled.fill() and self._behind:
+            self._marks.append((self._unhandled.read_bytes, self._behind))
+            self._behind = {}
+        if self._in_turn:
+            return
+        for wd, mask, cookie, name in self._unhandled.take(EVENTS_AT_ONCE):
             self._sequence += 1
             self._dispatch(wd, mask, cookie, name)
-        if self._behind and len(data) <= READ_BYTES - EVENT_BYTES:
-            behind, self._behind = self._behind, {}
-            self._tell(behind, CAUGHT_UP)
+        while self._marks and self._marks[0][0] <= self._unhandled.handled_bytes:
+            self._tell(self._marks.popleft()[1], CAUGHT_UP)
+        if not self._unhandled.empty or self._behind:
+            self._go_on()
 
     def _dispatch(self, wd: int, mask: int, cookie: int, name: str) -> None:
         if mask & linux.IN_Q_OVERFLOW:

@@ -26,4 +26,4 @@ class WatchSpec:
 
     def ignores(self, full_path: str) -> bool:
         """Whether an entry is left out."""
-        return any(text in full_path for text in self.ignore)
+        return bool(self.ignore) and any(text in full_path for text in self.ignore)
