@@ -25,6 +25,7 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.core.watch import Watches
@@ -44,6 +45,7 @@ TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
 WATCHES: web.AppKey[Watches] = web.AppKey("watches", Watches)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
+TERMINALS: web.AppKey[Terminals] = web.AppKey("terminals", Terminals)
 
 
 class Shutdown:
