@@ -122,13 +122,11 @@ class Followed:
         self._displaced.append(displaced)
         self._unsettled.append(displaced)
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether scans found something that depends on events which are still to come."""
-        return bool(self._unsettled)
-
     def take_unsettled(self) -> Unsettled:
-        """What `settle` is to be called with when what has happened by now was handled."""
+        """What a scan found that depends on events which may be still to come.
+
+        `settle` is to be called with it when all that has happened by now was handled.
+        """
         unsettled, self._unsettled = self._unsettled, []
         return unsettled
 

@@ -28,6 +28,7 @@ _WATCH_SHORTAGE = "raise fs.inotify.max_user_watches with sysctl, or watch fewer
 
 Found = tuple[Directory, Identity]
 Kept = tuple[Raw, Directory]
+Waiting = tuple[Listener, int]
 
 
 class Scan:
@@ -70,8 +71,8 @@ class Inotify:
         self._listeners: dict[Listener, None] = {}
         self._unhandled = Unhandled(-1)
         self._in_turn = False
-        self._behind: dict[Listener, None] = {}
-        self._marks: deque[tuple[int, dict[Listener, None]]] = deque()
+        self._behind: list[Waiting] = []
+        self._marks: deque[tuple[int, list[Waiting]]] = deque()
         self._scans: list[Scan] = []
         self._kept: deque[tuple[int, Raw]] = deque()
         self._released: list[Directory] = []
@@ -135,9 +136,9 @@ class Inotify:
         """Tell it no more."""
         self._listeners.pop(listener, None)
 
-    def tell_when_caught_up(self, listener: Listener) -> None:
-        """Give a listener a CAUGHT_UP when all that has happened by now was read."""
-        self._behind[listener] = None
+    def tell_when_caught_up(self, listener: Listener, cookie: int) -> None:
+        """Give a listener a CAUGHT_UP with this cookie after all that has happened by now."""
+        self._behind.append((listener, cookie))
         self._go_on()
 
     @contextmanager
@@ -245,21 +246,23 @@ class Inotify:
             return
         if self._unhandled.fill() and self._behind:
             self._marks.append((self._unhandled.read_bytes, self._behind))
-            self._behind = {}
+            self._behind = []
         if self._in_turn:
             return
         for wd, mask, cookie, name in self._unhandled.take(EVENTS_AT_ONCE):
             self._sequence += 1
             self._dispatch(wd, mask, cookie, name)
         while self._marks and self._marks[0][0] <= self._unhandled.handled_bytes:
-            self._tell(self._marks.popleft()[1], CAUGHT_UP)
+            for listener, cookie in self._marks.popleft()[1]:
+                listener.take(Raw(self._sequence, CAUGHT_UP, cookie), None)
         if not self._unhandled.empty or self._behind:
             self._go_on()
 
     def _dispatch(self, wd: int, mask: int, cookie: int, name: str) -> None:
         if mask & linux.IN_Q_OVERFLOW:
             self._notes.clear()
-            self._tell(self._listeners, linux.IN_Q_OVERFLOW)
+            for listener in tuple(self._listeners):
+                listener.take(Raw(self._sequence, mask), None)
             return
         watched = self._watched.get(wd)
         replaces = self._replaces(watched, mask, cookie, name)
@@ -285,7 +288,3 @@ class Inotify:
             _, dropped = self._kept.popleft()
             for scan in self._scans:
                 scan.lost = scan.lost or scan.begin < dropped.sequence
-
-    def _tell(self, listeners: Iterable[Listener], mask: int) -> None:
-        for listener in tuple(listeners):
-            listener.take(Raw(self._sequence, mask), None)

@@ -64,7 +64,8 @@ class Tree:
         self._threads = threads
         self._followed = Followed(self, spec, self.history, inotify, self._expire_move)
         self._pending: deque[tuple[Raw, Directory | None]] = deque()
-        self._settling: deque[Unsettled] = deque()
+        self._settling: dict[int, Unsettled] = {}
+        self._scans = 0
         self._lost = False
         self._skipped: frozenset[int] = frozenset()
         self._busy: asyncio.Task[None] | None = None
@@ -143,8 +144,6 @@ class Tree:
         """What the kernel says; for `Inotify`."""
         if self.history.ended:
             return
-        if raw.mask == CAUGHT_UP:
-            self._settling.append(self._followed.take_unsettled())
         if self._busy is None:
             self._handle(raw, directory)
             self._go_on()
@@ -160,7 +159,7 @@ class Tree:
     def _forget_pending(self) -> None:
         self._pending.clear()
         while self._settling:
-            self._followed.settle(self._settling.popleft())
+            self._followed.settle(self._settling.popitem()[1])
         self._followed.forget_moves()
 
     def _lose(self) -> None:
@@ -174,7 +173,7 @@ class Tree:
             if self._followed.over:
                 self._close()
         elif raw.mask == CAUGHT_UP:
-            self._followed.settle(self._settling.popleft())
+            self._followed.settle(self._settling.pop(raw.cookie, []))
         elif raw.mask == MOVE_EXPIRED:
             self._followed.expire_move(raw.cookie)
         else:
@@ -247,8 +246,10 @@ class Tree:
             scanner.close()
         if scan.lost:
             self._lose()
-        if self._followed.unsettled:
-            self._inotify.tell_when_caught_up(self)
+        if unsettled := self._followed.take_unsettled():
+            self._scans += 1
+            self._settling[self._scans] = unsettled
+            self._inotify.tell_when_caught_up(self, self._scans)
 
     async def _take_pieces(self, scan: Scan, pieces: Iterator[Piece], *, arming: bool) -> None:
         same: dict[Directory, Directory] = {}

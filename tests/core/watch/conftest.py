@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -24,7 +25,6 @@ class Watching:
         self.numbered: list[NumberedEvent] = []
         self.ended = False
         self._task = asyncio.create_task(self._collect())
-        self._marks = 0
 
     async def _collect(self) -> None:
         while (events := await self.reader.next(60)) is not None:
@@ -52,8 +52,7 @@ class Watching:
 
     async def catch_up(self) -> list[str]:
         """Wait until everything that has happened by now was told; what that was."""
-        self._marks += 1
-        name = f"mark-{self._marks}"
+        name = f"mark-{secrets.token_hex(8)}"
         (self.root / name).touch()
         await self.until(lambda: any(event.name == name for event in self.events))
         return self.told

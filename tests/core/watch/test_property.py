@@ -6,10 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sandbox_api.core.identity import FileThreads
@@ -97,11 +98,15 @@ async def check(watching: Watching, play: Play) -> None:
     await watching.catch_up()
     events = watching.events
     assert [event for event in events if event.error] == []
-    created = [event.name for event in events if event.op == "CREATE"]
-    for entry in play.entries():
-        assert created.count(entry.name) >= 1, f"{entry.name} is missing"
-    twice = {name for name in created if created.count(name) > 1}
-    assert twice == set()
+    created = [event for event in events if event.op == "CREATE"]
+    assert {entry.name for entry in play.entries()} <= {event.name for event in created}
+    paths = [event.full_path for event in created]
+    assert {path for path in paths if paths.count(path) > 1} == set()
+    await check_followed(watching, play)
+
+
+async def check_followed(watching: Watching, play: Play) -> None:
+    """A probe in each directory is told under its true path."""
     probes = {str(directory / f"probe-{play.name()}") for directory in play.directories()}
     play.make(probes)
     await watching.catch_up()
@@ -110,10 +115,29 @@ async def check(watching: Watching, play: Play) -> None:
     play.unmake(probes)
 
 
+async def check_late(owner: Watches, play: Play, changes: list[Change]) -> None:
+    """Others watch the same directories, in another way, and begin while things change."""
+    changing = asyncio.create_task(asyncio.to_thread(play.do_all, changes))
+    specs = [WatchSpec(str(play.root), True, (f"ignored-{number}",)) for number in range(4)]
+    async with AsyncExitStack() as stack:
+        for spec in specs:
+            reader = await stack.enter_async_context(owner.watch(spec))
+            watching = Watching(reader, play.root)
+            stack.push_async_callback(watching.close)
+            await changing if spec is specs[-1] else await asyncio.sleep(0)
+            if spec is not specs[0]:
+                continue
+            first = watching
+        await changing
+        for late in (first, watching):
+            await check_followed(late, play)
+
+
 @pytest.mark.parametrize("batch", [1, 5, 25])
 @settings(
     deadline=None,
     max_examples=40,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # the kernel is no function: no shrinking
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(changes=steps)
@@ -129,6 +153,8 @@ def test_g24_nothing_is_missed(batch: int, changes: list[Change]) -> None:
             for start in range(0, len(changes), batch):
                 await asyncio.to_thread(play.do_all, changes[start : start + batch])
                 await check(watching, play)
+            await check_late(owner, play, changes)
+            await check(watching, play)
             await watching.close()
         threads.close()
 
