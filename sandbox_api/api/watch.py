@@ -3,14 +3,13 @@
 A line is byte for byte what clients of the reference know, unless the request asks for more.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-from sandbox_api.api.query import flag
+from sandbox_api.api.query import flag, number
 from sandbox_api.api.wire import FILES, WATCHES, client_path, dump_json
 from sandbox_api.core.watch import READ_EVENTS, Event, NumberedEvent, Reader, Watches, WatchSpec
 from sandbox_api.errors import InvalidError
@@ -20,7 +19,6 @@ TEXTS_AT_ONCE: Final = 16  # of 64 KiB at most
 KEEP_ALIVE_LINE: Final = b"[keepalive]\n"
 
 _HEADERS: Final = {"Content-Type": "text/plain; charset=utf-8", "X-Accel-Buffering": "no"}
-_NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 _NO_TEXTS: Final[Mapping[Event, str]] = {}
 
 
@@ -76,11 +74,9 @@ def _poll(request: web.Request) -> bool | None:
 
 
 def _additions(request: web.Request) -> Additions:
-    since = request.query.get("since", "")
-    if since and not _NUMBER.fullmatch(since):
-        raise InvalidError(f"invalid since: '{since:.40}' is no number of an event")
-    numbers = flag(request, "numbers") or bool(since)
-    return Additions(flag(request, "content"), numbers, int(since) if since else None)
+    resumes = bool(request.query.get("since"))
+    since = number(request, "since", 0) if resumes else None
+    return Additions(flag(request, "content"), resumes or flag(request, "numbers"), since)
 
 
 async def _next_lines(watches: Watches, reader: Reader, additions: Additions) -> bytes | None:
@@ -94,13 +90,13 @@ async def _next_lines(watches: Watches, reader: Reader, additions: Additions) ->
 
 
 def _lines(events: list[NumberedEvent], additions: Additions, texts: Mapping[Event, str]) -> bytes:
-    return b"".join(_line(number, event, additions, texts) for number, event in events)
+    return b"".join(_line(at, event, additions, texts) for at, event in events)
 
 
-def _line(number: int, event: Event, additions: Additions, texts: Mapping[Event, str]) -> bytes:
+def _line(at: int, event: Event, additions: Additions, texts: Mapping[Event, str]) -> bytes:
     fields: dict[str, object] = event._asdict()
     if additions.numbers:
-        fields["number"] = number
+        fields["number"] = at
     if event in texts:
         fields["content"] = texts[event]
     return dump_json(fields) + b"\n"

@@ -7,6 +7,7 @@ that is no UTF-8 ends it.
 """
 
 import asyncio
+import logging
 import os
 import posixpath
 import stat
@@ -20,6 +21,8 @@ from sandbox_api.core.watch.events import CHMOD, CREATE, REMOVE, WRITE, Event, t
 from sandbox_api.core.watch.history import History
 from sandbox_api.core.watch.spec import WatchSpec
 from sandbox_api.errors import FailedError, SandboxError
+
+log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 1.0
 MAX_SHARE: Final = 0.1  # of the time that is spent with looking
@@ -99,21 +102,28 @@ class PolledTree:
             self._polling.cancel()
 
     async def _poll(self) -> None:
+        path, shown = self._spec.path, self._spec.shown
+        try:
+            await self._look_again_and_again()
+        except FileNotFoundError:
+            parent, name = posixpath.split(path)
+            removed = Event(REMOVE, name, parent.rstrip("/"))
+            self.history.end(removed, trouble(shown, _REMOVED))
+        except OSError as exc:
+            self.history.end(trouble(shown, refusal("open", path, exc).message))
+        except SandboxError as exc:
+            self.history.end(trouble(shown, exc.message))
+        except Exception:
+            log.exception("watch broken off", extra={"path": printable(path)})
+            self.history.end(trouble(shown, "the watch failed; the daemon's log says more"))
+
+    async def _look_again_and_again(self) -> None:
         loop = asyncio.get_running_loop()
         spent_s = 0.0
         while not self.history.ended:
             await asyncio.sleep(max(self._pause_s, spent_s / MAX_SHARE))
             begin = loop.time()
-            try:
-                seen = await self._threads.run(self._look)
-            except FileNotFoundError:
-                parent, name = posixpath.split(self._spec.path)
-                removed = Event(REMOVE, name, parent.rstrip("/"))
-                self.history.end(removed, trouble(self._spec.shown, _REMOVED))
-                return
-            except (OSError, SandboxError) as exc:
-                self.history.end(trouble(self._spec.shown, f"the watch failed: {exc}"))
-                return
+            seen = await self._threads.run(self._look)
             spent_s = loop.time() - begin
             before, self._seen = self._seen, seen
             await self._add(await self._threads.run(_changes, before, seen))
@@ -134,7 +144,7 @@ class PolledTree:
         look: Look = {}
         pending = [self._spec.shown]
         count = 0
-        while pending:
+        while pending and not self.history.ended:
             path = pending.pop()
             try:
                 entries = look[path] = self._read(path)
@@ -145,7 +155,7 @@ class PolledTree:
                     look.update(_part(self._seen, path))
                 continue
             count += len(entries)
-            if count > MAX_ENTRIES or self._threads.closing:
+            if count > MAX_ENTRIES:
                 raise FailedError(
                     f"{printable(self._spec.path)} holds more than {MAX_ENTRIES} entries, too many "
                     "to look at again and again; watch a smaller directory, or ignore a part of it"

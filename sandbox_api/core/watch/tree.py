@@ -9,6 +9,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
@@ -145,8 +146,9 @@ class Tree:
         if self.history.ended:
             return
         if self._busy is None:
-            self._handle(raw, directory)
-            self._go_on()
+            with self._ending_on_error():
+                self._handle(raw, directory)
+                self._go_on()
         elif len(self._pending) < MAX_PENDING:
             self._pending.append((raw, directory))
         else:
@@ -188,13 +190,20 @@ class Tree:
 
     async def _work(self) -> None:
         try:
-            while not self.history.ended and await self._step():
-                pass
+            with self._ending_on_error():
+                while not self.history.ended and await self._step():
+                    pass
+        finally:
+            self._busy = None
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        """Readers do not wait for ever when there is a fault in here."""
+        try:
+            yield
         except Exception:
             log.exception("watch broken off", extra={"path": printable(self._spec.path)})
             self.end(trouble(self._spec.shown, _FAILED))
-        finally:
-            self._busy = None
 
     async def _step(self) -> bool:
         """Do what comes next; False where there is nothing."""
@@ -261,13 +270,15 @@ class Tree:
                 if refused:
                     raise UnavailableError(_cannot_watch(refused[0]))
                 return
-            self._adopt(scan, found, same)
+            await self._adopt(scan, found, same)
             if error is not None:
                 raise error
             if not found:
                 return
 
-    def _adopt(self, scan: Scan, found: list[Piece], same: dict[Directory, Directory]) -> None:
+    async def _adopt(
+        self, scan: Scan, found: list[Piece], same: dict[Directory, Directory]
+    ) -> None:
         """Let what was found be part of the tree; what is known already stays as it is.
 
         Args:
@@ -285,6 +296,7 @@ class Tree:
                 case Names(directory, names):
                     if directory not in same:
                         self._followed.announce(directory, names)
+                        await asyncio.sleep(0)  # readers keep up with a directory of any size
                 case Refused(path, name, _):
                     self.history.add(Event("", name, path, _cannot_watch(piece)))
                 case Displaced():

@@ -14,6 +14,7 @@ from sandbox_api.core.local import is_shared
 from sandbox_api.core.paths import printable
 from sandbox_api.core.refusals import refusal
 from sandbox_api.core.renames import RENAMES
+from sandbox_api.core.tasks import Tasks
 from sandbox_api.core.watch.events import Event, trouble
 from sandbox_api.core.watch.history import History, NumberedEvent, Reader
 from sandbox_api.core.watch.inotify import Inotify
@@ -94,6 +95,7 @@ class Watches:
         self._watches: dict[WatchSpec, _Watch] = {}
         self._inotify: Inotify | None = None
         self._stopped = False
+        self._tasks = Tasks()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -115,6 +117,11 @@ class Watches:
         for spec, watch in list(self._watches.items()):
             watch.source.end(trouble(spec.shown, _STOPPING))
             self._remove(spec, watch)
+
+    @property
+    def count(self) -> int:
+        """How many different watches there are, those that are kept for a while among them."""
+        return len(self._watches)
 
     @property
     def kernel_watches(self) -> int:
@@ -167,7 +174,7 @@ class Watches:
     async def _join(self, spec: WatchSpec) -> _Watch:
         """The watch of a directory, armed; its reader is counted."""
         watch = self._watches.get(spec)
-        if watch is not None and watch.arming.done() and not await watch.source.still_there():
+        if watch is not None and watch.arming.done() and not await self._is_there(watch):
             watch.source.end(trouble(spec.shown, "the watched directory was replaced"))
             self._remove(spec, watch)
         watch = self._watches.get(spec)
@@ -181,6 +188,11 @@ class Watches:
             self._leave(spec, watch)
             raise
         return watch
+
+    async def _is_there(self, watch: _Watch) -> bool:
+        if watch.source.history.ended:
+            return False
+        return await self._tasks.settle(watch.source.still_there())
 
     def _make(self, spec: WatchSpec) -> Source:
         if self._inotify is None or self._stopped:

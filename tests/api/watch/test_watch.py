@@ -113,9 +113,9 @@ async def test_ignore_is_a_list_of_texts(watch: Watch, work: Path) -> None:
         (".sandbox-api-x", 400, "path is not a directory"),
         ("n" * 300, 422, "file name too long"),
         ("?poll=maybe", 400, "neither true nor false"),
-        ("?since=x", 400, "no number of an event"),
-        ("?since=-1", 400, "no number of an event"),
-        ("?since=" + "9" * 30, 400, "no number of an event"),
+        ("?since=x", 400, "invalid since"),
+        ("?since=-1", 400, "invalid since"),
+        ("?since=" + "9" * 30, 400, "invalid since"),
     ],
 )
 async def test_what_cannot_be_watched(
