@@ -14,6 +14,8 @@ from sandbox_api.api.wire import FILES, WATCHES, client_path, dump_json
 from sandbox_api.core.watch import READ_EVENTS, Event, NumberedEvent, Reader, Watches, WatchSpec
 from sandbox_api.errors import InvalidError
 
+PREFIX: Final = "/watch/filesystem"
+PATTERN: Final = PREFIX + r"/{path:[\s\S]*}"
 SILENCE_S: Final = 15.0
 TEXTS_AT_ONCE: Final = 16  # of 64 KiB at most
 KEEP_ALIVE_LINE: Final = b"[keepalive]\n"
@@ -55,7 +57,7 @@ async def head_watch(request: web.Request) -> web.Response:
 
 
 def _spec(request: web.Request) -> WatchSpec:
-    path = client_path(request, "/watch/filesystem")
+    path = client_path(request, PREFIX)
     recursive = path == "**" or path.endswith("/**")
     if recursive:
         path = path[:-3] or path[:-2]  # `/**` is all of `/`, `**` all of the working directory
@@ -103,6 +105,6 @@ def _line(at: int, event: Event, additions: Additions, texts: Mapping[Event, str
 
 
 ROUTES = (
-    web.get("/watch/filesystem/{path:.*}", watch, allow_head=False),
-    web.head("/watch/filesystem/{path:.*}", head_watch),
+    web.get(PATTERN, watch, allow_head=False),
+    web.head(PATTERN, head_watch),
 )

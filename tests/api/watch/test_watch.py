@@ -68,6 +68,15 @@ async def test_recursive_in_every_spelling(watch: Watch, work: Path, target: str
     assert (event["name"], event["path"]) == ("f", f"{work}/sub/deep")
 
 
+async def test_every_name_can_be_watched(watch: Watch, work: Path) -> None:
+    """Line breaks and bytes that are no UTF-8 are shown as JSON can show them."""
+    (work / os.fsdecode(b"a\n\xff")).mkdir()
+    lines = await watch("a%0A%FF/**")
+    (work / os.fsdecode(b"a\n\xff") / "f\n").touch()
+    event = await lines.event()
+    assert (event["name"], event["path"]) == ("f\n", f"{work}/a\n\ufffd")
+
+
 async def test_plain_watch_of_the_working_directory(watch: Watch, work: Path) -> None:
     """Of the directory alone, however its path is written; what is shown is absolute."""
     (work / "sub").mkdir()

@@ -98,12 +98,16 @@ async def test_g24_more_than_can_wait_is_an_overflow(
     assert {"CREATE a/b/f", "CREATE late/f"} <= set(lines)
 
 
+def queue_length() -> int:
+    return int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+
+
 async def test_g24_overflow_of_the_kernel(watch: Watch, root: Path) -> None:
     """More events than its queue holds, while nobody reads: that is told, and what comes then."""
-    with open("/proc/sys/fs/inotify/max_queued_events", encoding="ascii") as limit:
-        count = int(limit.read())
     watching = await watch(recursive=True)
-    for number in range(count // 2 + 100):  # without a pause: the event loop cannot read meanwhile
+    for number in range(
+        queue_length() // 2 + 100
+    ):  # without a pause: the event loop cannot read meanwhile
         os.close(os.open(root / f"f{number}", os.O_CREAT | os.O_WRONLY))
         os.unlink(root / f"f{number}")
     (root / "unseen").mkdir()
