@@ -158,8 +158,7 @@ class Followed:
             if move is not None:
                 move.held.append((raw, directory))
         elif not raw.name:
-            if directory is self.root:  # of another its parent tells
-                self._handle_root(raw)
+            self._handle_itself(raw, directory)
         elif not raw.name.startswith(RESERVED_PREFIX):
             path = directory.path
             if not self._spec.ignores(f"{path}/{raw.name}"):
@@ -170,6 +169,14 @@ class Followed:
         move = self._moving.pop(cookie, None)
         if move is not None:
             self._inotify.release(move.directory)
+
+    def _handle_itself(self, raw: Raw, directory: Directory) -> None:
+        """Of a directory below the root its parent tells, but not that it was a mount."""
+        if directory is self.root:
+            self._handle_root(raw)
+        elif raw.mask & linux.IN_UNMOUNT and directory.parent is not None:
+            self.to_enter.append((directory.parent, directory.name))
+            self._drop(directory)
 
     def _handle_root(self, raw: Raw) -> None:
         parent, name = posixpath.split(self._spec.path)

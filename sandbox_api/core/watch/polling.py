@@ -33,12 +33,17 @@ _REMOVED = "the watched directory was removed; watch it again when it exists"
 
 
 class State(NamedTuple):
-    """What a change of shows that an entry changed."""
+    """What is compared of an entry.
+
+    Attributes:
+        mode: with its kind.
+        owner: user and group.
+        content: inode, size and time of the last write; of a directory None.
+    """
 
     mode: int
     owner: tuple[int, int]
     content: tuple[int, int, int] | None
-    """Inode, size and time; of a directory None."""
 
 
 Look = dict[str, dict[str, State]]
@@ -85,7 +90,7 @@ class PolledTree:
             FailedError: the user may not.
         """
         try:
-            await self._threads.run(os.listdir, self._spec.path)
+            (await self._threads.run(os.scandir, self._spec.path)).close()
         except FileNotFoundError:
             return False
         except OSError as exc:

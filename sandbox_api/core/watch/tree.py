@@ -78,7 +78,10 @@ class Tree:
             FailedError: the directory cannot be opened or read.
             UnavailableError: there are not enough kernel watches for all directories.
         """
+        if self.history.ended:
+            return
         self._inotify.open()
+        self._inotify.listen(self)
         self._busy = asyncio.current_task()
         try:
             if self._spec.recursive:
@@ -89,9 +92,7 @@ class Tree:
             raise refusal("open", self._spec.path, exc) from exc
         finally:
             self._busy = None
-        if not self.history.ended:
-            self._inotify.listen(self)
-            self._go_on()
+        self._go_on()
 
     async def still_there(self) -> bool:
         """Whether the path leads to the same directory, and the user may still read it.

@@ -190,7 +190,7 @@ class Watches:
         return watch
 
     async def _is_there(self, watch: _Watch) -> bool:
-        if watch.source.history.ended:
+        if watch.failed or watch.source.history.ended:
             return False
         return await self._tasks.settle(watch.source.still_there())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.core.watch import followed, scan, tree
+from sandbox_api.core.watch import followed, inotify, scan, tree
 from tests.core.watch.conftest import Watch
 
 
@@ -96,6 +96,23 @@ async def test_g24_more_than_can_wait_is_an_overflow(
     (root / "late" / "f").touch()
     lines = await watching.catch_up()
     assert {"CREATE a/b/f", "CREATE late/f"} <= set(lines)
+
+
+async def test_g24_scan_that_takes_too_long_is_an_overflow(
+    watch: Watch, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept for directories that are being gone into has a limit as well."""
+    monkeypatch.setattr(inotify, "MAX_KEPT", 5)
+    watching = await watch(recursive=True)
+    hold_scans(monkeypatch, seconds=0.2)
+    (root / "a").mkdir()
+    for number in range(50):
+        (root / f"f{number}").touch()
+        await asyncio.sleep(0.002)
+    await watching.until(lambda: any("list the directory again" in t for t in watching.told))
+    await watching.catch_up()
+    (root / "a" / "probe").touch()
+    assert "CREATE a/probe" in await watching.catch_up()
 
 
 def queue_length() -> int:

@@ -266,6 +266,20 @@ async def test_what_is_no_directory_is_refused(watches: Watches, root: Path, nam
     assert watches.kernel_watches == 0
 
 
+async def test_directory_below_a_mount_is_followed(watch: Watch, root: Path) -> None:
+    """When the mount has gone, what it hid is there again."""
+    (root / "mount" / "hidden").mkdir(parents=True)
+    mount(["-t", "tmpfs", "tmpfs", str(root / "mount")])
+    (root / "mount" / "above").mkdir()
+    watching = await watch(recursive=True)
+    (root / "mount" / "above" / "f").touch()
+    assert await watching.catch_up() == ["CREATE mount/above/f"]
+    unmount(root / "mount")
+    await watching.catch_up()
+    (root / "mount" / "hidden" / "g").touch()
+    assert "CREATE mount/hidden/g" in await watching.catch_up()
+
+
 async def test_proc_is_not_entered(watch: Watch, watches: Watches, root: Path) -> None:
     """Watching everything does not take thousands of kernel watches for files that are none."""
     (root / "proc").mkdir()
