@@ -22,6 +22,7 @@ from sandbox_api.api import (
     terminal,
     trees,
     uploads,
+    watch,
     wire,
 )
 from sandbox_api.api.access import Access
@@ -43,12 +44,13 @@ from sandbox_api.core.state import open_state, open_subdirectory, state_candidat
 from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
 HANDLERS = (
-    *(system, processes, files, trees, copies, archives, uploads, docs, network),
-    search,
+    *(system, processes, docs, network),
+    *(files, trees, copies, archives, uploads, search, watch),
 )
 DAY_S = 24 * HOUR_S
 
@@ -82,6 +84,7 @@ def create_app(settings: Settings) -> web.Application:
     home = settings.home if identity is None else identity.home
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
+    _add_watches(app, identity)
     _add_host(app, settings)
     _add_searches(app, settings, identity)
     if settings.command:
@@ -117,6 +120,21 @@ def _add_files(
         app[wire.FILE_THREADS].close()
 
     app.cleanup_ctx.append(threads)
+
+
+def _add_watches(app: web.Application, identity: Identity | None) -> None:
+    async def watches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity)
+        app[wire.WATCHES] = owner = Watches(threads)
+        async with owner.open():
+            yield
+        threads.close()
+
+    async def stop(app: web.Application) -> None:
+        app[wire.WATCHES].stop()
+
+    app.cleanup_ctx.append(watches)
+    app.on_shutdown.append(stop)
 
 
 def _add_host(app: web.Application, settings: Settings) -> None:

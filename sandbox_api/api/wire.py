@@ -29,6 +29,7 @@ from sandbox_api.core.searches.searches import Searches
 from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
@@ -44,6 +45,7 @@ COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
+WATCHES: web.AppKey[Watches] = web.AppKey("watches", Watches)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
 TERMINALS: web.AppKey[Terminals] = web.AppKey("terminals", Terminals)
 
