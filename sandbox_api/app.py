@@ -17,6 +17,7 @@ from sandbox_api.api import (
     files,
     network,
     processes,
+    proxy,
     system,
     trees,
     uploads,
@@ -42,7 +43,7 @@ from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network)
+HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network, proxy)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> web.Application:
         middlewares=[make_middleware(access)], client_max_size=settings.max_json_bytes
     )
     app[wire.SETTINGS] = settings
+    app[wire.ACCESS] = access
     app[wire.SHUTDOWN] = wire.Shutdown()
     app[system.STARTED] = system.Started()
     app.on_response_prepare.append(add_common_headers)

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from sandbox_api.api.access import Access
 from sandbox_api.api.schemas.base import WireModel
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
@@ -33,6 +34,7 @@ from sandbox_api.settings import Settings
 M = TypeVar("M", bound=WireModel)
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
@@ -84,6 +86,9 @@ SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("shutdown", Shutdown)
 
 # what is sent instead of the common headers: a middleware's and a proxy's business only
 RESPONSE_HEADERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("response_headers", Mapping)
+
+# the answer that has begun: after that there is no other status
+STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
 
 JSON_TYPE = "application/json; charset=utf-8"
 READ_BYTES = 256 * 1024

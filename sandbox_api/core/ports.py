@@ -100,6 +100,20 @@ def sockets_of(processes: Iterable[tuple[int, str]]) -> list[OwnedSocket]:
     return [best[key] for key in sorted(best)]
 
 
+def explain_refusal(port: int) -> str:
+    """Why nobody can connect to a TCP port on loopback, and what to do; reads /proc."""
+    there = [one for one in read_sockets() if one.local_port == port and one.open]
+    addresses = sorted({one.local_addr for one in there if one.protocol == "tcp"})
+    if addresses:
+        return (
+            f"port {port} listens on {', '.join(addresses)} only; "
+            "bind the app to 127.0.0.1, 0.0.0.0 or ::"
+        )
+    if there:
+        return f"only UDP is open on port {port}; an app that speaks HTTP listens on TCP"
+    return f"nothing listens on port {port}; start the app, or wait until it listens"
+
+
 def _rank(owned: OwnedSocket) -> tuple[bool, bool, int, Socket]:
     one = owned.socket
     return not one.open, one.loopback, owned.pid, one
