@@ -30,6 +30,7 @@ schema = (
     schemathesis.openapi.from_path(DOCUMENT)
     .exclude(path="/network/process//ports")  # the fuzzer's HTTP client joins the two slashes
     .exclude(path_regex="^/port/")  # whatever listens on this machine would be asked
+    .exclude(path="/network/ports/stream", method="GET")  # it has no end
 )
 
 # the four texts that existing clients expect with a 500 (guarantee G27)
@@ -115,6 +116,8 @@ def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
         for key in ("source", "destination"):
             if isinstance(case.body.get(key), str):
                 case.body[key] = "below/" + case.body[key].replace("..", "")
+    if case.path.endswith("/monitor") and isinstance(case.body, dict) and "callback" in case.body:
+        case.body["callback"] = str(case.body["callback"]).replace("://", "://127.0.0.1:9/")
     if case.operation.label == "POST /process" and isinstance(case.body, dict):
         command = case.body.get("command")
         if isinstance(command, str) and command:

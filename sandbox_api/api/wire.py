@@ -10,7 +10,7 @@ import json
 import json.scanner
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -24,6 +24,8 @@ from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
+from sandbox_api.core.monitors import Monitors
+from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.trees import Trees
@@ -32,6 +34,7 @@ from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
 M = TypeVar("M", bound=WireModel)
+T = TypeVar("T")
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
@@ -44,6 +47,8 @@ COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
+PORT_WATCH: web.AppKey[PortWatch] = web.AppKey("port_watch", PortWatch)
+MONITORS: web.AppKey[Monitors] = web.AppKey("monitors", Monitors)
 
 
 class Shutdown:
@@ -69,6 +74,16 @@ class Shutdown:
             yield
         finally:
             del self._cut[id(request)]
+
+    async def before(self, waiting: Coroutine[object, object, T]) -> T | None:
+        """What a wait gives, or None when the daemon stops first."""
+        wait, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(self.began.wait())
+        try:
+            done, _ = await asyncio.wait([wait, stop], return_when=asyncio.FIRST_COMPLETED)
+            return wait.result() if wait in done else None
+        finally:
+            wait.cancel()
+            stop.cancel()
 
     def begin(self) -> None:
         """Tell all streams; called once, when the daemon was told to stop."""

@@ -9,6 +9,7 @@ process whose start time is still the one that was seen, so a recycled pid is ne
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
@@ -34,6 +35,12 @@ class ProcessStat(NamedTuple):
     def dead(self) -> bool:
         """Whether it only waits for its parent to ask how it ended."""
         return self.state in _DEAD
+
+
+def started_at(stat: ProcessStat) -> float:
+    """When a process began, in seconds since the epoch by the clock as it is set now."""
+    booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted_at + stat.start / os.sysconf("SC_CLK_TCK")
 
 
 def read_stat(pid: int) -> ProcessStat | None:
@@ -133,7 +140,7 @@ def find_tree(leader: int, *, reaped: bool, traces: Traces = NO_TRACES) -> Seque
     if not (reaped and any(stat.pid == leader for stat in stats)):
         ours.update(s.pid for s in stats if leader in {s.pid, s.group, s.session})
     _add_descendants(ours, [*ours] if reaped else [leader, *ours], stats)
-    holders = [s.pid for s in stats if s.pid not in ours and _holds(s.pid, traces.pipes)]
+    holders = [s.pid for s in stats if s.pid not in ours and holds(s.pid, traces.pipes)]
     ours.update(holders)
     _add_descendants(ours, holders, stats)
     return [stat for stat in stats if stat.pid in ours]
@@ -149,7 +156,7 @@ def _add_descendants(ours: set[int], todo: list[int], stats: Sequence[ProcessSta
         todo += new
 
 
-def _holds(pid: int, pipes: Collection[str]) -> bool:
+def holds(pid: int, pipes: Collection[str]) -> bool:
     """Whether a process has one of these open, as far as we may look."""
     if not pipes:
         return False

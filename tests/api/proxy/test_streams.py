@@ -48,7 +48,6 @@ async def test_headers_come_before_the_body(client: TestClient, start_app: Start
     async def wait(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        response._payload_writer.send_headers()  # type: ignore[union-attr] # aiohttp holds it back
         await asyncio.Event().wait()
         return response
 
