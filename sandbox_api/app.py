@@ -27,6 +27,7 @@ from sandbox_api.api.access import Access
 from sandbox_api.api.callbacks import Callbacks
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
 from sandbox_api.api.process_log import log_line
+from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
@@ -202,11 +203,13 @@ def _limits(settings: Settings) -> Limits:
 
 async def _ports(app: web.Application) -> AsyncIterator[None]:
     threads, processes, callbacks = app[wire.FILE_THREADS], app[wire.PROCESSES], Callbacks()
+    app[wire.APPS] = Apps()
     app[wire.PORT_WATCH] = watch = PortWatch(threads, processes)
     app[wire.MONITORS] = monitors = Monitors(watch, processes, threads, callbacks.deliver)
     async with callbacks.open(), monitors.open():
         yield
     watch.close()
+    app[wire.APPS].close()
 
 
 def _add_startup_command(

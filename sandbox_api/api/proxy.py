@@ -19,12 +19,18 @@ from aiohttp.streams import StreamReader
 from sandbox_api.api.proxy_heads import (
     AnswerHead,
     is_interim,
+    is_repeatable,
     request_head,
     sends_chunks,
     wanted_upgrade,
 )
-from sandbox_api.api.upstream import BUFFER_BYTES, NobodyListensError, Upstream, connect
-from sandbox_api.api.wire import ACCESS, SHUTDOWN, STARTED
+from sandbox_api.api.upstream import (
+    BUFFER_BYTES,
+    NobodyListensError,
+    StaleConnectionError,
+    Upstream,
+)
+from sandbox_api.api.wire import ACCESS, APPS, SHUTDOWN, STARTED
 from sandbox_api.core.ports import explain_refusal
 from sandbox_api.errors import InvalidError, UpstreamError
 
@@ -63,11 +69,13 @@ class Relayed(web.StreamResponse):
 async def forward(request: web.Request) -> web.StreamResponse:
     """Send a request on to the app on a port, and its answer back."""
     port = _port(request)
-    head = request_head(request, port, request.app[ACCESS])
+    head, repeatable = request_head(request, port, request.app[ACCESS]), is_repeatable(request)
     try:
-        async with connect(port) as app:
-            app.send_head(head, method=request.method)
-            return await _exchange(request, app)
+        while True:  # a fresh connection is the last
+            with suppress(StaleConnectionError):
+                async with request.app[APPS].connect(port, repeatable=repeatable) as app:
+                    app.send_head(head, method=request.method)
+                    return await _exchange(request, app)
     except NobodyListensError:
         text = await asyncio.to_thread(explain_refusal, port)
         raise UpstreamError(text) from None
@@ -92,7 +100,8 @@ def _port(request: web.Request) -> int:
 
 async def _exchange(request: web.Request, app: Upstream) -> web.StreamResponse:
     """Body and answer go at the same time: an app may answer before it has read everything."""
-    sending = asyncio.ensure_future(app.send_body(request.content, chunked=sends_chunks(request)))
+    chunked = sends_chunks(request)
+    sending = asyncio.ensure_future(app.send_body(request.content, chunked=chunked))
     try:
         message, body = await app.answer()
         while is_interim(message):

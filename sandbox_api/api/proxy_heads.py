@@ -36,6 +36,7 @@ _FORWARDED_NAMES: Final = frozenset(
 _UPGRADES: Final = frozenset({"websocket"})  # that after which aiohttp parses no more HTTP
 _AUTHORITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _BODILESS: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _INFORMATIONAL: Final = range(100, 200)
 
 
@@ -57,6 +58,12 @@ def wanted_upgrade(request: web.Request) -> bool:
     tokens = request.headers.get("Connection", "").lower().split(",")
     wanted = request.headers.get("Upgrade", "").lower() in _UPGRADES
     return wanted and any(token.strip() == "upgrade" for token in tokens)
+
+
+def is_repeatable(request: web.Request) -> bool:
+    """Whether a request can be made twice, for it only asks (RFC 9110 section 9.2.1)."""
+    safe = request.method in _SAFE_METHODS and not request.can_read_body
+    return safe and not wanted_upgrade(request)
 
 
 def sends_chunks(request: web.Request) -> bool:
@@ -82,7 +89,7 @@ def request_head(request: web.Request, port: int, access: Access) -> bytes:
     if wanted_upgrade(request):
         upgrade = request.headers["Upgrade"].encode("utf-8", "surrogateescape")
         headers += [(b"Connection", b"Upgrade"), (b"Upgrade", upgrade)]
-    else:
+    elif not is_repeatable(request):
         headers.append((b"Connection", b"close"))
     return _head(
         b"%s %s HTTP/1.1" % (request.method.encode(), app_target(request, access)), headers

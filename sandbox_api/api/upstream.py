@@ -1,7 +1,9 @@
-"""A connection to an app in the sandbox: one request out, one answer in, bytes as they are.
+"""Connections to apps in the sandbox: one request out, one answer in, bytes as they are.
 
-It is made for each request and closed after it. On loopback that costs some 0.1 ms, and no request
-ever meets a connection that the app is about to close.
+A connection is used again within a second, by requests that ask for nothing but an answer (GET
+without a body): a page loads its hundred files over a few connections. If the app has closed it
+meanwhile, such a request is made anew on a fresh one; no other request ever has to be. A second is
+less than any known server waits before it closes.
 """
 
 import asyncio
@@ -21,6 +23,8 @@ from sandbox_api.errors import UnavailableError, UpstreamError, os_reason
 # An app on 0.0.0.0 or `::` answers on one of these as well.
 ADDRESSES: Final = ("127.0.0.1", "::1")
 CONNECT_TIMEOUT_S: Final = 5.0
+IDLE_S: Final = 1.0
+MAX_IDLE: Final = 32
 BUFFER_BYTES: Final = 256 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 256
@@ -31,18 +35,24 @@ class NobodyListensError(UpstreamError):
     """No app accepts connections on the port, on any loopback address."""
 
 
+class StaleConnectionError(Exception):
+    """The app has closed a connection that was to be used again, before it answered."""
+
+
 class Upstream:
-    """One connection to an app.
+    """One exchange with an app.
 
     Args:
-        protocol: aiohttp's client side of it.
+        protocol: aiohttp's client side of the connection.
         port: where the app listens, for texts.
+        reused: whether the connection has served another request before.
     """
 
-    def __init__(self, protocol: ResponseHandler, port: int) -> None:
+    def __init__(self, protocol: ResponseHandler, port: int, *, reused: bool) -> None:
         self.protocol = protocol
         self.writer = StreamWriter(protocol, asyncio.get_running_loop())
         self._port = port
+        self._untouched = reused
 
     def send_head(self, head: bytes, *, method: str) -> None:
         """Begin the request.
@@ -86,41 +96,84 @@ class Upstream:
 
         Raises:
             UpstreamError: the app has closed the connection, or speaks no HTTP.
+            StaleConnectionError: it had done so before this request came.
             web.RequestPayloadError: the request's own body is malformed.
         """
         try:
-            return await self.protocol.read()
+            message, body = await self.protocol.read()
         except HttpProcessingError as exc:
             reason = (exc.message or "").strip().partition("\n")[0].rstrip(":")
             raise UpstreamError(
                 f"the app on port {self._port} sent no valid HTTP answer: {reason:.200}"
             ) from None
         except (ClientError, OSError):
+            if self._untouched:
+                raise StaleConnectionError from None
             raise UpstreamError(
                 f"the app on port {self._port} closed the connection before it answered; "
                 "its output may tell why"
             ) from None
+        self._untouched = False
+        return message, body
 
 
-@asynccontextmanager
-async def connect(port: int) -> AsyncIterator[Upstream]:
-    """A connection to the app on a port, on whichever loopback address it listens.
+class Apps:
+    """The way to all apps, and the connections to them that are free for a moment."""
 
-    It is dropped when the context is left by an error (the client has gone), else closed.
+    def __init__(self) -> None:
+        self._idle: dict[ResponseHandler, tuple[int, asyncio.TimerHandle]] = {}
 
-    Raises:
-        NobodyListensError: all addresses refuse.
-        UpstreamError: the app does not accept the connection in time.
-        UnavailableError: no descriptors are left.
-    """
-    protocol = await _connect(port)
-    try:
-        yield Upstream(protocol, port)
-    except BaseException:
-        protocol.abort()
-        raise
-    finally:
+    @asynccontextmanager
+    async def connect(self, port: int, *, repeatable: bool) -> AsyncIterator[Upstream]:
+        """A connection to the app on a port, on whichever loopback address it listens.
+
+        It is dropped when the context is left by an error (the client has gone).
+
+        Args:
+            port: of the app.
+            repeatable: whether the request can be made twice. Only then the connection may have
+                served others, and may serve others later.
+
+        Raises:
+            NobodyListensError: all addresses refuse.
+            UpstreamError: the app does not accept the connection in time.
+            UnavailableError: no descriptors are left.
+        """
+        idle = self._take(port) if repeatable else None
+        protocol = await _connect(port) if idle is None else idle
+        try:
+            yield Upstream(protocol, port, reused=idle is not None)
+        except BaseException:
+            protocol.abort()
+            raise
+        if repeatable and protocol.is_connected() and not protocol.should_close:
+            self._keep(port, protocol)
+        else:
+            protocol.close()
+
+    def _take(self, port: int) -> ResponseHandler | None:
+        """The connection that was used last; one that the app has closed is none."""
+        for protocol in reversed([one for one, kept in self._idle.items() if kept[0] == port]):
+            self._idle.pop(protocol)[1].cancel()
+            if protocol.is_connected() and not protocol.should_close:
+                return protocol
+            protocol.close()
+        return None
+
+    def _keep(self, port: int, protocol: ResponseHandler) -> None:
+        if len(self._idle) >= MAX_IDLE:
+            self._drop(next(iter(self._idle)))
+        timer = asyncio.get_running_loop().call_later(IDLE_S, self._drop, protocol)
+        self._idle[protocol] = port, timer
+
+    def _drop(self, protocol: ResponseHandler) -> None:
+        self._idle.pop(protocol)[1].cancel()
         protocol.close()
+
+    def close(self) -> None:
+        """Let all go."""
+        for protocol in list(self._idle):
+            self._drop(protocol)
 
 
 async def _connect(port: int) -> ResponseHandler:

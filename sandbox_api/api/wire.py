@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from sandbox_api.api.access import Access
 from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.files import Files
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
+APPS: web.AppKey[Apps] = web.AppKey("apps", Apps)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)

@@ -77,7 +77,7 @@ async def test_a_listener_is_listed(client: TestClient, listen: Listen) -> None:
 
 async def test_the_daemons_own_port_is_marked(client: TestClient) -> None:
     """So that nobody offers it to a user as an app."""
-    assert [one["daemon"] for one in await listed(client, client.port)] == [True]
+    assert [one["daemon"] for one in await listed(client, int(client.port or 0))] == [True]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_g29_the_workload_user_learns_no_stranger(
         assert told["pid"] == (holder.pid if own else None)
         assert told["processName"] == ("cat" if own else "")
         await holder.communicate(b"")
-    assert [one["daemon"] for one in await listed(client, client.port)] == [True]
+    assert [one["daemon"] for one in await listed(client, int(client.port or 0))] == [True]
 
 
 async def hold(one: socket.socket, user: int) -> Process:

@@ -90,7 +90,6 @@ async def test_headers_are_passed_on_as_they_came(
         b"X-Forwarded-Proto: http",
         b"X-Forwarded-Host: box:8080",
         b"X-Forwarded-Prefix: /port/%d" % recorder.port,
-        b"Connection: close",
     ]
 
 
