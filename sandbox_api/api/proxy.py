@@ -1,4 +1,4 @@
-"""The way to an app in the sandbox: `/port/{port}{/path}` (design: nothing is added or changed).
+"""The way to an app in the sandbox: `/port/{port}{/path}`; nothing is added or changed.
 
 A request goes on as it came, its body while it comes; so does the answer. After a 101 both
 connections are a pipe. When one side leaves, the other is closed.
@@ -18,6 +18,7 @@ from aiohttp.streams import StreamReader
 
 from sandbox_api.api.proxy_heads import (
     AnswerHead,
+    Route,
     is_interim,
     is_repeatable,
     request_head,
@@ -68,8 +69,17 @@ class Relayed(web.StreamResponse):
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Send a request on to the app on a port, and its answer back."""
-    port = _port(request)
-    head, repeatable = request_head(request, port, request.app[ACCESS]), is_repeatable(request)
+    return await _forward(request, Route(_port(request), whole=False))
+
+
+async def forward_whole(request: web.Request) -> web.StreamResponse:
+    """The same for an app that knows its own path and has to see it: dev servers with a base."""
+    return await _forward(request, Route(_port(request), whole=True))
+
+
+async def _forward(request: web.Request, route: Route) -> web.StreamResponse:
+    port, repeatable = route.port, is_repeatable(request)
+    head = request_head(request, route, request.app[ACCESS])
     try:
         while True:  # a fresh connection is the last
             with suppress(StaleConnectionError):
@@ -187,8 +197,14 @@ async def _pipe(source: StreamReader, target: AbstractStreamWriter) -> None:
             await target.write(data)
 
 
-PATTERN: Final = "/port/{port:[^/]+}"
-ROUTES = (
-    web.route("*", PATTERN, forward, expect_handler=leave_expectation),
-    web.route("*", PATTERN + r"/{path:[\s\S]*}", forward, expect_handler=leave_expectation),
+PORT: Final = "{port:[^/]+}"
+PATH: Final = r"/{path:[\s\S]*}"
+ROUTES = tuple(
+    web.route("*", pattern, handler, expect_handler=leave_expectation)
+    for pattern, handler in (
+        (f"/port/{PORT}", forward),
+        (f"/port/{PORT}{PATH}", forward),
+        (f"/port/abs/{PORT}", forward_whole),
+        (f"/port/abs/{PORT}{PATH}", forward_whole),
+    )
 )

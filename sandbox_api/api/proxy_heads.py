@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawResponseMessage
@@ -40,14 +40,27 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _INFORMATIONAL: Final = range(100, 200)
 
 
-def app_target(request: web.Request, access: Access) -> bytes:
+class Route(NamedTuple):
+    """Where a request goes.
+
+    Attributes:
+        port: of the app.
+        whole: whether the app gets the whole path, as one that has to know its own does.
+    """
+
+    port: int
+    whole: bool
+
+
+def app_target(request: web.Request, route: Route, access: Access) -> bytes:
     """Path and query for the app, byte by byte as they came, without a token of ours.
 
     `/port/3000/a%2Fb//c?q` is `/a%2Fb//c?q`; `/port/3000` is `/`.
     """
     path, mark, query = _AUTHORITY.sub("", request.raw_path, count=1).partition("?")
-    _, _, rest = path.lstrip("/").partition("/")
-    _, _, rest = rest.partition("/")
+    rest = path.lstrip("/")
+    if not route.whole:
+        rest = "".join(rest.split("/", 2)[2:])
     kept = access.without_token(query)
     target = f"/{rest}{mark}{kept}" if kept or not query else f"/{rest}"
     return target.encode("utf-8", "surrogateescape")
@@ -78,12 +91,12 @@ def sends_chunks(request: web.Request) -> bool:
     return bool(coding)
 
 
-def request_head(request: web.Request, port: int, access: Access) -> bytes:
+def request_head(request: web.Request, route: Route, access: Access) -> bytes:
     """The whole head of the request that an app gets."""
-    headers = [(b"Host", f"localhost:{port}".encode())]
+    headers = [(b"Host", f"localhost:{route.port}".encode())]
     kept = access.without_credentials(_end_to_end(request.raw_headers))
     headers += [pair for pair in kept if pair[0].lower() not in _FORWARDED_NAMES | {b"host"}]
-    headers += _forwarded(request, port)
+    headers += _forwarded(request, route)
     if sends_chunks(request):
         headers.append((b"Transfer-Encoding", b"chunked"))
     if wanted_upgrade(request):
@@ -92,22 +105,26 @@ def request_head(request: web.Request, port: int, access: Access) -> bytes:
     elif not is_repeatable(request):
         headers.append((b"Connection", b"close"))
     return _head(
-        b"%s %s HTTP/1.1" % (request.method.encode(), app_target(request, access)), headers
+        b"%s %s HTTP/1.1" % (request.method.encode(), app_target(request, route, access)), headers
     )
 
 
-def _forwarded(request: web.Request, port: int) -> Iterable[tuple[bytes, bytes]]:
+def _forwarded(request: web.Request, route: Route) -> Iterable[tuple[bytes, bytes]]:
     """How the client sees this way; what a proxy in front of us says of it goes first."""
     told = request.headers
     passed = [*told.getall("X-Forwarded-For", ()), _client_address(request)]
+    prefix = told.get("X-Forwarded-Prefix", "").rstrip("/")
+    if not route.whole:
+        prefix += f"/port/{route.port}"
     values = {
         "X-Forwarded-For": ", ".join(filter(None, passed)),
         "X-Forwarded-Proto": told.get("X-Forwarded-Proto") or "http",
         "X-Forwarded-Host": told.get("X-Forwarded-Host") or told.get("Host") or "",
-        "X-Forwarded-Prefix": told.get("X-Forwarded-Prefix", "").rstrip("/") + f"/port/{port}",
+        "X-Forwarded-Prefix": prefix,
     }
     for name, value in values.items():
-        yield name.encode(), value.encode("utf-8", "surrogateescape")
+        if value:
+            yield name.encode(), value.encode("utf-8", "surrogateescape")
 
 
 def _client_address(request: web.Request) -> str:

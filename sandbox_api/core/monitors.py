@@ -115,6 +115,7 @@ class Monitors:
                     await telling
         finally:
             telling.cancel()
+            await asyncio.wait([telling])
 
     async def _look(self, monitor: "_Monitor") -> None:
         """See what the process opens, until it ends."""

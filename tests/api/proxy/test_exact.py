@@ -59,6 +59,18 @@ async def test_other_forms_of_a_target(
     assert lines(recorder.heads[0])[0] == b"GET //a%2F?b HTTP/1.1"
 
 
+@pytest.mark.parametrize("rest", [b"", b"/", b"?q", b"/a%2Fb//c?q", b"/abs/1/"])
+async def test_an_app_that_knows_its_path_gets_the_whole(
+    client: TestClient, recorder: SimpleNamespace, rest: bytes
+) -> None:
+    """A dev server with a base answers there only; nothing was cut off, so no prefix is told."""
+    target = b"/port/abs/%d" % recorder.port + rest
+    assert (await send(client, target)).endswith(b"\r\n\r\nok")
+    head = lines(recorder.heads[0])
+    assert head[:2] == [b"GET " + target + b" HTTP/1.1", b"Host: localhost:%d" % recorder.port]
+    assert not [line for line in head if line.startswith(b"X-Forwarded-Prefix")]
+
+
 async def test_headers_are_passed_on_as_they_came(
     client: TestClient, recorder: SimpleNamespace
 ) -> None:
