@@ -162,10 +162,15 @@ class Access:
         return response
 
     def without_token(self, query: str) -> str:
-        """A raw query without the parameters that hold the token; all others as they were sent."""
+        """A raw query without the parameters that hold the token; all others as they were sent.
+
+        A fragment, which no browser sends, is not part of a parameter.
+        """
         if not self._token or not query:
             return query
-        return "&".join(part for part in query.split("&") if not self._holds_token(part))
+        query, mark, fragment = query.partition("#")
+        parts = [part for part in query.split("&") if not self._holds_token(part)]
+        return "&".join(parts) + mark + fragment
 
     def without_credentials(self, headers: RawHeaders) -> RawHeaders:
         """A request's headers without what is meant for the daemon and its gateway alone.

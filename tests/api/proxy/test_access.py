@@ -112,6 +112,7 @@ async def test_the_platforms_own_headers_never_go_on(
         (f"a=%20&token={QUOTED}&b", "/x?a=%20&b"),
         (f"a=1&bl_preview_token={QUOTED}", "/x?a=1"),
         (f"to%6ben={QUOTED}&token=app", "/x?token=app"),
+        (f"token={QUOTED}#a&b", "/x?#a&b"),
     ],
 )
 async def test_g30_no_app_sees_the_token_of_a_query(
