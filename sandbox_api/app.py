@@ -19,6 +19,7 @@ from sandbox_api.api import (
     processes,
     proxy,
     system,
+    terminal,
     trees,
     uploads,
     wire,
@@ -42,6 +43,7 @@ from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
@@ -90,6 +92,8 @@ def create_app(settings: Settings) -> web.Application:
     _add_uploads(app, settings, environment)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
+    if settings.max_terminals:
+        _add_terminals(app, settings, environment, identity, paths)
     return app
 
 
@@ -189,6 +193,25 @@ def _add_processes(
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _add_terminals(
+    app: web.Application,
+    settings: Settings,
+    environment: Environment,
+    identity: Identity | None,
+    paths: PathResolver,
+) -> None:
+    async def terminals(app: web.Application) -> AsyncIterator[None]:
+        owner = Terminals(
+            environment, identity, paths, app[wire.HOST].reaper, settings.max_terminals
+        )
+        async with owner.open():
+            app[wire.TERMINALS] = owner
+            yield
+
+    app.cleanup_ctx.append(terminals)
+    app.add_routes(terminal.ROUTES)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -114,8 +114,8 @@ def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
         case.path_parameters["path"] = f"{place}/{path}"
     if isinstance(case.body, dict):
         for key in ("source", "destination"):
-            if isinstance(case.body.get(key), str):
-                case.body[key] = "below/" + case.body[key].replace("..", "")
+            if isinstance(name := case.body.get(key), str):
+                case.body[key] = "below/" + name.replace("..", "")
     if case.path.endswith("/monitor") and isinstance(case.body, dict) and "callback" in case.body:
         case.body["callback"] = str(case.body["callback"]).replace("://", "://127.0.0.1:9/")
     if case.operation.label == "POST /process" and isinstance(case.body, dict):

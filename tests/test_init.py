@@ -205,9 +205,10 @@ def test_orphans_become_its_children(start_daemon: StartDaemon, mark: str) -> No
     """Not those of whoever started the daemon; and they are no zombies when they end."""
     daemon = start_daemon()
     run(daemon, f"setsid -f sleep {mark}")
+    until(lambda: sleepers(mark))  # it returns when it has forked
     (orphan,) = sleepers(mark)
     stat = read_stat(orphan)
     assert stat is not None
     assert stat.parent == daemon.process.pid
     os.kill(orphan, signal.SIGKILL)
-    until(lambda: read_stat(orphan) is None, 1.0)
+    until(lambda: read_stat(orphan) is None)

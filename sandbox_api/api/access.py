@@ -28,7 +28,7 @@ COOKIE = "sandbox_api_session"
 APP_COOKIE = "sandbox_api_port"
 TOKEN_PARAMETERS = ("token", "bl_preview_token")
 OPEN_PATH = "/health"
-PAGES = ("/swagger",)
+PAGES = ("/swagger", "/terminal")
 APPS = "/port/"
 
 EDGE_SUFFIXES = (".bl.run", ".blaxel.ai", ".blaxel.dev")

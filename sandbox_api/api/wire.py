@@ -29,6 +29,7 @@ from sandbox_api.core.monitors import Monitors
 from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.errors import InvalidError, TooLargeError
@@ -51,6 +52,7 @@ HOST: web.AppKey[Host] = web.AppKey("host", Host)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
 PORT_WATCH: web.AppKey[PortWatch] = web.AppKey("port_watch", PortWatch)
 MONITORS: web.AppKey[Monitors] = web.AppKey("monitors", Monitors)
+TERMINALS: web.AppKey[Terminals] = web.AppKey("terminals", Terminals)
 
 
 class Shutdown:

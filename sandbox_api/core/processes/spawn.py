@@ -4,10 +4,12 @@ A command runs as `[SHELL, *SHELL_ARGS, command]` in a session of its own, with 
 and nothing else (G17). Every descriptor of ours is close-on-exec, and subprocess closes the rest.
 """
 
+import fcntl
 import os
 import shutil
 import stat
 import subprocess
+import termios
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,18 +29,20 @@ class Launch:
     Attributes:
         shell: program name or path; a bare name is looked up on the daemon's PATH.
         shell_args: its arguments before the command.
-        command: the command line, handed over whole.
+        command: the command line, handed over whole; None for a shell that reads its stdin.
         directory: absolute working directory, or empty for the daemon's own.
         environment: the child's whole environment.
         identity: who it runs as, or None for the daemon's user.
+        terminal: whether its stdin becomes the terminal of its session.
     """
 
     shell: str
     shell_args: Sequence[str]
-    command: str
+    command: str | None
     directory: str
     environment: Mapping[str, str]
     identity: Identity | None
+    terminal: bool = False
 
 
 def check_directory(command: str, directory: str) -> None:
@@ -82,7 +86,11 @@ def spawn(
     who = launch.identity
     try:
         child = subprocess.Popen(  # noqa: S603 - running commands is what the daemon is for
-            [launch.shell, *launch.shell_args, launch.command],
+            [
+                launch.shell,
+                *launch.shell_args,
+                *([] if launch.command is None else [launch.command]),
+            ],
             executable=program,
             stdin=stdin,
             stdout=stdout,
@@ -93,6 +101,7 @@ def spawn(
             user=None if who is None else who.uid,
             group=None if who is None else who.gid,
             extra_groups=None if who is None else who.groups,
+            preexec_fn=_take_terminal if launch.terminal else None,  # noqa: PLW1509 - one ioctl
         )
     except OSError as exc:
         what = exc.filename if exc.filename == launch.directory else program
@@ -101,6 +110,12 @@ def spawn(
         with suppress(OSError):  # best effort: when memory runs out, the daemon survives children
             Path(f"/proc/{pid}/oom_score_adj").write_bytes(OOM_SCORE)
     return child
+
+
+def _take_terminal() -> None:
+    """In the child, which leads a new session: its stdin is the session's terminal
+    (ioctl_tty(2))."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _find_shell(shell: str, path: str) -> str:
