@@ -119,23 +119,25 @@ class Monitors:
 
     async def _look(self, monitor: "_Monitor") -> None:
         """See what the process opens, until it ends."""
-        number = -1
+        seen = -1
         with self._watch.watching():
             while monitor.alive:
-                if number != self._watch.number:
-                    number = self._watch.number
-                    await self._scan(monitor)
+                number = self._watch.number
+                if number != seen and await self._scan(monitor):
+                    seen = number
                 await self._watch.changed(number, ALIVE_CHECK_S)
 
-    async def _scan(self, monitor: "_Monitor") -> None:
+    async def _scan(self, monitor: "_Monitor") -> bool:
+        """Look at the process once; returns whether that was possible."""
         process = monitor.process
         pipes: Collection[str] = process.output.pipe_links() if process else ()
         try:
             found = await self._threads.run(open_ports_of_process, monitor.pid, process, pipes)
         except (OSError, UnavailableError) as exc:  # it may pass
             log.warning("the ports of process %d cannot be read: %s", monitor.pid, exc)
-            return
+            return False
         monitor.see(found)
+        return True
 
     async def _tell(self, monitor: "_Monitor") -> None:
         """Tell one port after the other, each until it is settled or given up."""

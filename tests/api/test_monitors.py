@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from sandbox_api.api import callbacks
 from sandbox_api.api.wire import MONITORS, PORT_WATCH
 from sandbox_api.core import monitors
+from sandbox_api.core.processes.sockets import open_ports_of_process
 from tests.api.processes.conftest import ProcessApi
 from tests.serving import free_port, serve
 
@@ -291,6 +292,37 @@ async def test_redirects_stay_on_the_server(
         assert (await told(receiver))["port"] == later
         with pytest.raises(BlockingIOError):
             other.accept()
+
+
+async def test_g28_a_look_that_fails_is_made_again(
+    client: TestClient,
+    receiver: SimpleNamespace,
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shortage that passes loses no port."""
+    monkeypatch.setattr(monitors, "ALIVE_CHECK_S", 0.05)
+    look, failures = open_ports_of_process, [OSError(24, "too many open files")] * 2
+
+    def fail_first(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return look(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(monitors, "open_ports_of_process", fail_first)
+    port = await program.turn()
+    await monitor(client, program.pid, receiver.url)
+    assert (await told(receiver))["port"] == port
+
+
+async def test_what_waits_to_be_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that opens thousands of ports costs no memory; the rest is left out."""
+    monkeypatch.setattr(monitors, "MAX_QUEUED", 3)
+    one = monitors._Monitor(1, "http://x/", None)
+    one.see({port: frozenset({port}) for port in range(10)})
+    one.see({port: frozenset({port}) for port in range(20)})
+    one.close()
+    assert [await one.next() for _ in range(4)] == [0, 1, 2, None]
 
 
 @pytest.mark.parametrize(
