@@ -33,10 +33,12 @@ from sandbox_api.api.upstream import (
 )
 from sandbox_api.api.wire import ACCESS, APPS, SHUTDOWN, STARTED
 from sandbox_api.core.ports import explain_refusal
+from sandbox_api.core.splicing import splice
 from sandbox_api.errors import InvalidError, UpstreamError
 
 MAX_PORT: Final = 65535
 LAST_BYTES_TIMEOUT_S: Final = 1.0
+SPLICED_BYTES: Final = 1 << 20  # where it begins to be worth the pipe
 _PORT: Final = re.compile("0*[0-9]{1,5}", re.ASCII)
 
 
@@ -119,7 +121,7 @@ async def _exchange(request: web.Request, app: Upstream) -> web.StreamResponse:
             message, body = await app.answer()
         if message.code == HTTPStatus.SWITCHING_PROTOCOLS:
             return await _switch(request, message, app)
-        return await _relay(request, message, body)
+        return await _relay(request, app, message, body)
     finally:
         sending.cancel()
 
@@ -130,7 +132,7 @@ async def _pass_interim(request: web.Request, message: RawResponseMessage) -> No
 
 
 async def _relay(
-    request: web.Request, message: RawResponseMessage, body: StreamReader
+    request: web.Request, app: Upstream, message: RawResponseMessage, body: StreamReader
 ) -> web.StreamResponse:
     head = AnswerHead(request, message)
     response = Relayed(request, message.code, keep_alive=head.keep_alive)
@@ -140,8 +142,41 @@ async def _relay(
         writer.enable_chunking()
     async for data in body.iter_any():
         await writer.write(data)
+        if head.size - body.total_bytes >= SPLICED_BYTES and await _splice(
+            request, app, body, head
+        ):
+            break
     await writer.write_eof()
     return response
+
+
+async def _splice(
+    request: web.Request, app: Upstream, body: StreamReader, head: AnswerHead
+) -> bool:
+    """Move what is left of a large body within the kernel, from where both sides stand now.
+
+    Returns:
+        False where it has to go on as it came.
+    """
+    source, target, writer = app.protocol.transport, request.transport, request.writer
+    while data := body.read_nowait():
+        await writer.write(data)
+    if source is None or target is None or not source.is_reading():
+        return False
+    source.pause_reading()  # what it has read so far has come to `body`, and nothing more will
+    target.set_write_buffer_limits(high=0)
+    await writer.drain()
+    left = head.size - body.total_bytes
+    moved = await splice(_descriptor(source), _descriptor(target), left)
+    target.set_write_buffer_limits()
+    writer.output_size += moved
+    if moved < left:
+        raise UpstreamError("the app closed the connection in the middle of its answer")
+    return True
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    return int(transport.get_extra_info("socket").fileno())
 
 
 async def _send(request: web.Request, data: bytes) -> None:

@@ -143,6 +143,7 @@ class AnswerHead:
         message: what the app said.
 
     Attributes:
+        size: bytes of the body, where the app has told them; else 0.
         chunked: whether the body goes out in chunks.
         keep_alive: whether the client's connection can be used again.
     """
@@ -153,7 +154,9 @@ class AnswerHead:
         bodiless = request.method == "HEAD" or message.code in _BODILESS
         if message.chunked and not bodiless:
             self._headers = [h for h in self._headers if h[0].lower() != b"content-length"]
-        sized = bodiless or any(name.lower() == b"content-length" for name, _ in self._headers)
+        lengths = [value for name, value in self._headers if name.lower() == b"content-length"]
+        self.size = int(lengths[0]) if lengths and not bodiless else 0
+        sized = bodiless or bool(lengths)
         self.chunked = not sized and request.version >= HttpVersion11
         self.keep_alive = request.keep_alive and (sized or self.chunked)
         self._persists = request.version >= HttpVersion11

@@ -236,7 +236,7 @@ async def test_wherever_an_app_listens(client: TestClient, start_raw: StartRaw, 
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK)
 
-    port = await start_raw(serve, host)
+    port = await start_raw(serve, host, free_port())  # free on 127.0.0.1 as well
     assert await (await client.get(f"/port/{port}/")).text() == "ok"
 
 

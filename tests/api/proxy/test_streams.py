@@ -161,6 +161,29 @@ async def test_g07_a_cut_answer_is_cut(
             await got.read()
 
 
+@pytest.mark.parametrize("sent", [16, 24, 32])
+async def test_a_large_answer_is_whole_or_cut(
+    client: TestClient, start_raw: StartRaw, sent: int
+) -> None:
+    """What goes through the kernel alone too; the client's connection goes on after a whole one."""
+
+    async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (32 << 20))
+        for _ in range(sent):
+            writer.write(CHUNK)
+            await writer.drain()
+
+    port = await start_raw(give)
+    async with client.get(f"/port/{port}/") as answer:
+        if sent < 32:
+            with pytest.raises(ClientError):
+                await answer.read()
+            return
+        assert await answer.read() == CHUNK * sent
+    assert (await client.get("/health")).status == 200
+
+
 async def test_a_client_that_leaves_ends_the_apps_work(
     client: TestClient, start_app: StartApp
 ) -> None:
@@ -169,9 +192,10 @@ async def test_a_client_that_leaves_ends_the_apps_work(
 
     async def work(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
-        if "stream" in request.query:
+        if request.query_string:
+            response.content_length = 32 << 20 if "large" in request.query else None
             await response.prepare(request)
-            await response.write(b"x")
+            await response.write(b"x" if "stream" in request.query else CHUNK)
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -180,7 +204,7 @@ async def test_a_client_that_leaves_ends_the_apps_work(
         return response
 
     port = await start_app(web.get("/", work))
-    for query in ("", "?stream"):
+    for query in ("", "?stream", "?large"):
         _, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(b"GET /port/%d/%s HTTP/1.1\r\nHost: x\r\n\r\n" % (port, query.encode()))
         async with asyncio.timeout(10):
