@@ -17,6 +17,7 @@ from sandbox_api.api import (
     files,
     network,
     processes,
+    proxy,
     search,
     system,
     terminal,
@@ -26,15 +27,19 @@ from sandbox_api.api import (
     wire,
 )
 from sandbox_api.api.access import Access
+from sandbox_api.api.callbacks import Callbacks
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
 from sandbox_api.api.processes.log_lines import log_line
+from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
 from sandbox_api.core.keepalive import ScaleFile
+from sandbox_api.core.monitors import Monitors
 from sandbox_api.core.paths import PathResolver
+from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
@@ -49,7 +54,7 @@ from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
 HANDLERS = (
-    *(system, processes, docs, network),
+    *(system, processes, docs, network, proxy),
     *(files, trees, copies, archives, uploads, search, watch),
 )
 DAY_S = 24 * HOUR_S
@@ -74,6 +79,7 @@ def create_app(settings: Settings) -> web.Application:
         middlewares=[make_middleware(access)], client_max_size=settings.max_json_bytes
     )
     app[wire.SETTINGS] = settings
+    app[wire.ACCESS] = access
     app[wire.SHUTDOWN] = wire.Shutdown()
     app[system.STARTED] = system.Started()
     app.on_response_prepare.append(add_common_headers)
@@ -91,6 +97,7 @@ def create_app(settings: Settings) -> web.Application:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
     _add_processes(app, settings, environment, identity, paths)
+    app.cleanup_ctx.append(_ports)
     _add_uploads(app, settings, environment)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
@@ -250,6 +257,17 @@ def _limits(settings: Settings) -> Limits:
         max_log_bytes=budget_bytes(settings.max_log_bytes_total, settings.max_log_percent),
         keep_running_bytes=settings.max_log_file_bytes or KEEP_RUNNING_BYTES,
     )
+
+
+async def _ports(app: web.Application) -> AsyncIterator[None]:
+    threads, processes, callbacks = app[wire.FILE_THREADS], app[wire.PROCESSES], Callbacks()
+    app[wire.APPS] = Apps()
+    app[wire.PORT_WATCH] = watch = PortWatch(threads, processes)
+    app[wire.MONITORS] = monitors = Monitors(watch, processes, threads, callbacks.deliver)
+    async with callbacks.open(), monitors.open():
+        yield
+    watch.close()
+    app[wire.APPS].close()
 
 
 def _add_startup_command(
