@@ -19,13 +19,15 @@ from sandbox_api.api import (
     processes,
     search,
     system,
+    terminal,
     trees,
     uploads,
+    watch,
     wire,
 )
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
-from sandbox_api.api.process_log import log_line
+from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
@@ -39,14 +41,16 @@ from sandbox_api.core.processes.host import open_host
 from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
 HANDLERS = (
-    *(system, processes, files, trees, copies, archives, uploads, docs, network),
-    search,
+    *(system, processes, docs, network),
+    *(files, trees, copies, archives, uploads, search, watch),
 )
 DAY_S = 24 * HOUR_S
 
@@ -80,6 +84,7 @@ def create_app(settings: Settings) -> web.Application:
     home = settings.home if identity is None else identity.home
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
+    _add_watches(app, identity)
     _add_host(app, settings)
     _add_searches(app, settings, identity)
     if settings.command:
@@ -89,6 +94,8 @@ def create_app(settings: Settings) -> web.Application:
     _add_uploads(app, settings, environment)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
+    if settings.max_terminals:
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -113,6 +120,21 @@ def _add_files(
         app[wire.FILE_THREADS].close()
 
     app.cleanup_ctx.append(threads)
+
+
+def _add_watches(app: web.Application, identity: Identity | None) -> None:
+    async def watches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity)
+        app[wire.WATCHES] = owner = Watches(threads)
+        async with owner.open():
+            yield
+        threads.close()
+
+    async def stop(app: web.Application) -> None:
+        app[wire.WATCHES].stop()
+
+    app.cleanup_ctx.append(watches)
+    app.on_shutdown.append(stop)
 
 
 def _add_host(app: web.Application, settings: Settings) -> None:
@@ -199,6 +221,25 @@ def _add_processes(
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _add_terminals(
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
+) -> None:
+    async def terminals(app: web.Application) -> AsyncIterator[None]:
+        owner = Terminals(
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
+        )
+        async with owner.open():
+            app[wire.TERMINALS] = owner
+            yield
+
+    app.cleanup_ctx.append(terminals)
+    app.add_routes(terminal.ROUTES)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -70,6 +70,9 @@ class Settings:
     keep_alive_disabled: bool = False
     scale_file: str = ""
 
+    # terminals; 0 for no such routes
+    max_terminals: int = 64
+
     # what /health tells
     upgrade_count: int = 0
 
@@ -193,6 +196,7 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
             "SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s
         ),
         **_process_settings(read),
+        "max_terminals": _max_terminals(read),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,
         "extra_environment": _extra_environment(launch),
@@ -223,6 +227,12 @@ def _process_settings(read: "_Reader") -> dict[str, object]:
         "scale_file": read.text("BLAXEL_SCALE_FILE") or DEFAULT_SCALE_FILE,
         "keep_alive_disabled": read.truthy("BL_DISABLE_KEEPALIVE"),
     }
+
+
+def _max_terminals(read: "_Reader") -> int:
+    if read.text("DISABLE_TERMINAL") in {"true", "1"}:
+        return 0
+    return read.size("SANDBOX_MAX_TERMINALS", Settings.max_terminals)
 
 
 def _records_dir(state_file: str) -> str:
