@@ -17,6 +17,7 @@ from sandbox_api.api import (
     files,
     network,
     processes,
+    search,
     system,
     terminal,
     trees,
@@ -26,7 +27,7 @@ from sandbox_api.api import (
 )
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
-from sandbox_api.api.process_log import log_line
+from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
@@ -37,6 +38,7 @@ from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
+from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 from sandbox_api.core.terminals import Terminals
@@ -46,7 +48,10 @@ from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, watch, docs, network)
+HANDLERS = (
+    *(system, processes, docs, network),
+    *(files, trees, copies, archives, uploads, search, watch),
+)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -81,6 +86,7 @@ def create_app(settings: Settings) -> web.Application:
     _add_files(app, settings, identity, paths)
     _add_watches(app, identity)
     _add_host(app, settings)
+    _add_searches(app, settings, identity)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
@@ -89,7 +95,7 @@ def create_app(settings: Settings) -> web.Application:
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
     if settings.max_terminals:
-        _add_terminals(app, settings, environment, identity, paths)
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -142,6 +148,17 @@ def _add_host(app: web.Application, settings: Settings) -> None:
             yield
 
     app.cleanup_ctx.append(host)
+
+
+def _add_searches(app: web.Application, settings: Settings, identity: Identity | None) -> None:
+    async def searches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity, SEARCH_THREADS)
+        reaper = app[wire.HOST].reaper
+        app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        yield
+        threads.close()
+
+    app.cleanup_ctx.append(searches)
 
 
 def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:
@@ -208,15 +225,15 @@ def _add_processes(
 
 
 def _add_terminals(
-    app: web.Application,
-    settings: Settings,
-    environment: Environment,
-    identity: Identity | None,
-    paths: PathResolver,
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
 ) -> None:
     async def terminals(app: web.Application) -> AsyncIterator[None]:
         owner = Terminals(
-            environment, identity, paths, app[wire.HOST].reaper, settings.max_terminals
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
         )
         async with owner.open():
             app[wire.TERMINALS] = owner

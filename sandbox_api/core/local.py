@@ -8,17 +8,13 @@ import os
 from time import monotonic
 
 from sandbox_api.core import linux
+from sandbox_api.core.mounts import mounts
 
 MAX_DIRECTORIES = 4096
 
-_MOUNTS = "/proc/self/mountinfo"
 _LOCAL_TYPES = frozenset(
     {"btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay"}
     | {"ramfs", "rootfs", "squashfs", "tmpfs", "xfs"}
-)
-_PSEUDO_TYPES = frozenset(
-    {"bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "proc", "pstore"}
-    | {"securityfs", "sysfs", "tracefs"}
 )
 # Others may change what lies there without this kernel: statfs(2), include/uapi/linux/magic.h.
 _SHARED_MAGICS = frozenset(
@@ -60,14 +56,10 @@ class LocalDirectories:
     def _local_devices(self) -> frozenset[int]:
         now = monotonic()
         if now > self._devices_until:
-            self._devices = _read_devices(_LOCAL_TYPES)
+            local = (mount.device for mount in mounts() if mount.kind in _LOCAL_TYPES)
+            self._devices = frozenset(local)
             self._devices_until = now + self._memory_s
         return self._devices
-
-
-def pseudo_devices() -> frozenset[int]:
-    """Device numbers of mounts that hold no files, such as /proc. Blocks."""
-    return _read_devices(_PSEUDO_TYPES)
 
 
 def is_shared(path: str) -> bool:
@@ -81,18 +73,3 @@ def is_shared(path: str) -> bool:
     if linux.file_system_type(path) not in _SHARED_MAGICS:
         return False
     return os.stat(path).st_dev != os.stat("/").st_dev
-
-
-def _read_devices(types: frozenset[str]) -> frozenset[int]:
-    """Device numbers of mounts by type (proc_pid_mountinfo(5)); none where /proc is missing."""
-    devices = set()
-    try:
-        with open(_MOUNTS, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                fields, _, rest = line.partition(" - ")
-                if rest.partition(" ")[0] in types:
-                    major, _, minor = fields.split(" ", 3)[2].partition(":")
-                    devices.add(os.makedev(int(major), int(minor)))
-    except OSError:
-        return frozenset()
-    return frozenset(devices)

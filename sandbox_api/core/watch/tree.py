@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 from sandbox_api.core.identity import FileThreads
-from sandbox_api.core.local import pseudo_devices
+from sandbox_api.core.mounts import kernel_devices
 from sandbox_api.core.paths import printable
 from sandbox_api.core.refusals import refusal
 from sandbox_api.core.watch.directory import Directory
@@ -85,7 +85,7 @@ class Tree:
         self._busy = asyncio.current_task()
         try:
             if self._spec.recursive:
-                self._skipped = await self._threads.run(pseudo_devices)
+                self._skipped = await self._threads.run(kernel_devices)
             scanner = self._scanner(announce=False)
             await self._scan(scanner, scanner.scan_root(self._followed.root), arming=True)
         except OSError as exc:
