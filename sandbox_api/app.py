@@ -138,7 +138,8 @@ def _add_watches(app: web.Application, identity: Identity | None) -> None:
         threads.close()
 
     async def stop(app: web.Application) -> None:
-        app[wire.WATCHES].stop()
+        if (owner := app.get(wire.WATCHES)) is not None:  # it was opened
+            owner.stop()
 
     app.cleanup_ctx.append(watches)
     app.on_shutdown.append(stop)
