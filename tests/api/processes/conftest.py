@@ -3,9 +3,7 @@
 import asyncio
 import json
 import os
-import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,6 @@ from sandbox_api.api.wire import PROCESSES
 from sandbox_api.core.processes import Process
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def no_leftovers(tmp_path: Path) -> Iterator[None]:
-    """Commands outlive their daemon; they are known by the pipes that they have open."""
-    yield
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile, or is not ours to look at
-            links = [os.readlink(link) for link in (process / "fd").iterdir()]
-            if int(process.name) != os.getpid() and any(
-                link.startswith(f"{tmp_path}/") and ".pipe" in link for link in links
-            ):
-                os.kill(int(process.name), signal.SIGKILL)
 
 
 class ProcessApi:
