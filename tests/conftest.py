@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +85,17 @@ async def app_client(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ob
             return await stack.enter_async_context(TestClient(_Server(app)))
 
         yield start
+    _end_leftovers(tmp_path)
+
+
+def _end_leftovers(directory: Path) -> None:
+    """Commands outlive their daemon; they are known by the pipes that they have open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or is not ours to look at
+            links = [os.readlink(link) for link in (process / "fd").iterdir()]
+            held = [link for link in links if link.startswith(f"{directory}/") and ".pipe" in link]
+            if held and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @pytest.fixture
