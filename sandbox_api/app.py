@@ -18,16 +18,18 @@ from sandbox_api.api import (
     network,
     processes,
     proxy,
+    search,
     system,
     terminal,
     trees,
     uploads,
+    watch,
     wire,
 )
 from sandbox_api.api.access import Access
 from sandbox_api.api.callbacks import Callbacks
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
-from sandbox_api.api.process_log import log_line
+from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
@@ -41,15 +43,20 @@ from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
+from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network, proxy)
+HANDLERS = (
+    *(system, processes, docs, network, proxy),
+    *(files, trees, copies, archives, uploads, search, watch),
+)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -83,7 +90,9 @@ def create_app(settings: Settings) -> web.Application:
     home = settings.home if identity is None else identity.home
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
+    _add_watches(app, identity)
     _add_host(app, settings)
+    _add_searches(app, settings, identity)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
@@ -93,7 +102,7 @@ def create_app(settings: Settings) -> web.Application:
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
     if settings.max_terminals:
-        _add_terminals(app, settings, environment, identity, paths)
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -120,6 +129,22 @@ def _add_files(
     app.cleanup_ctx.append(threads)
 
 
+def _add_watches(app: web.Application, identity: Identity | None) -> None:
+    async def watches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity)
+        app[wire.WATCHES] = owner = Watches(threads)
+        async with owner.open():
+            yield
+        threads.close()
+
+    async def stop(app: web.Application) -> None:
+        if (owner := app.get(wire.WATCHES)) is not None:  # it was opened
+            owner.stop()
+
+    app.cleanup_ctx.append(watches)
+    app.on_shutdown.append(stop)
+
+
 def _add_host(app: web.Application, settings: Settings) -> None:
     name = str(settings.port or f"pid-{os.getpid()}")
     tell = log_line if settings.log_processes else None
@@ -130,6 +155,17 @@ def _add_host(app: web.Application, settings: Settings) -> None:
             yield
 
     app.cleanup_ctx.append(host)
+
+
+def _add_searches(app: web.Application, settings: Settings, identity: Identity | None) -> None:
+    async def searches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity, SEARCH_THREADS)
+        reaper = app[wire.HOST].reaper
+        app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        yield
+        threads.close()
+
+    app.cleanup_ctx.append(searches)
 
 
 def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:
@@ -196,15 +232,15 @@ def _add_processes(
 
 
 def _add_terminals(
-    app: web.Application,
-    settings: Settings,
-    environment: Environment,
-    identity: Identity | None,
-    paths: PathResolver,
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
 ) -> None:
     async def terminals(app: web.Application) -> AsyncIterator[None]:
         owner = Terminals(
-            environment, identity, paths, app[wire.HOST].reaper, settings.max_terminals
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
         )
         async with owner.open():
             app[wire.TERMINALS] = owner

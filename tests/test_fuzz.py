@@ -21,6 +21,8 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
+from tests.core.conftest import let_others_in
+
 DOCUMENT = Path(__file__).parents[1] / "openapi.yml"
 COMMANDS = ("true", "exit 3", "echo out; echo err >&2", "kill -9 $$", "printf 'no newline'")
 NOBODY = 65534
@@ -72,8 +74,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     root = tmp_path_factory.mktemp("fuzz")
     if os.geteuid() == 0:
         os.chown(root, NOBODY, NOBODY)
-        for parent in (root, root.parent, root.parent.parent):
-            parent.chmod(0o755)
+        let_others_in(root)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -82,7 +83,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         process = subprocess.Popen(
             [sys.executable, "-m", "sandbox_api", "-p", str(port), *flags],
             cwd=root,
-            env={"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state")},
+            env={
+                "PATH": os.environ["PATH"],
+                "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state"),
+                "SANDBOX_SEARCH_TIMEOUT_SECONDS": "2",  # a path may be the root of all
+            },
             stderr=log,
         )
     base = f"http://127.0.0.1:{port}"
@@ -108,21 +113,29 @@ def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
 
 def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
     """Keep a request from doing harm, whatever the fuzzer thought of, and from the whole disk."""
-    if case.path in UNTAMED or (case.path == "/filesystem/{path}" and case.method in WRITING):
-        place = f"{root}/below" if "tree" in case.path else "below"
-        path = str(case.path_parameters.get("path", "")).replace("..", "")
-        case.path_parameters["path"] = f"{place}/{path}"
+    changes = case.path == "/filesystem/{path}" and case.method in WRITING
+    packs = bool(case.headers) and "application/x-tar" in str(case.headers.get("Accept"))
+    path = str(case.path_parameters.get("path", "")).replace("..", "")
+    if case.path in UNTAMED or changes or packs:
+        base = f"{root}/below" if "tree" in case.path else "below"
+        case.path_parameters["path"] = f"{base}/{path}"
+    if case.path == "/watch/filesystem/{path}":  # of a directory that is there it would not end
+        case.path_parameters["path"] = f"none/{path}"
     if isinstance(case.body, dict):
-        for key in ("source", "destination"):
-            if isinstance(name := case.body.get(key), str):
-                case.body[key] = "below/" + name.replace("..", "")
-    if case.path.endswith("/monitor") and isinstance(case.body, dict) and "callback" in case.body:
-        case.body["callback"] = str(case.body["callback"]).replace("://", "://127.0.0.1:9/")
-    if case.operation.label == "POST /process" and isinstance(case.body, dict):
-        command = case.body.get("command")
-        if isinstance(command, str) and command:
-            case.body["command"] = COMMANDS[len(command) % len(COMMANDS)]
-        case.body.pop("restartOnFailure", None)
+        tame_body(case.body, case.operation.label)
+
+
+def tame_body(body: dict[str, Any], label: str) -> None:
+    """The same for what stands in a JSON body."""
+    for key in ("source", "destination"):
+        if isinstance(named := body.get(key), str):
+            body[key] = "below/" + named.replace("..", "")
+    if isinstance(callback := body.get("callback"), str):
+        body["callback"] = callback.replace("://", "://127.0.0.1:9/")
+    if label == "POST /process":
+        if isinstance(command := body.get("command"), str) and command:
+            body["command"] = COMMANDS[len(command) % len(COMMANDS)]
+        body.pop("restartOnFailure", None)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import os
 
 from aiohttp import web
 
-from sandbox_api.api.output_events import NS_PER_S, rfc3339
+from sandbox_api.api.processes.events import NS_PER_S, rfc3339
 from sandbox_api.api.schemas.network import OpenPort
 from sandbox_api.core.openings import Opening
 

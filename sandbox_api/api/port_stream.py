@@ -10,8 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox_api.api.output_events import KEEP_ALIVE_EVENT, event
 from sandbox_api.api.port_replies import moment, open_port
+from sandbox_api.api.processes.events import KEEP_ALIVE_EVENT, event
 from sandbox_api.api.wire import PORT_WATCH, SHUTDOWN
 from sandbox_api.core.openings import PortEvent
 from sandbox_api.core.portwatch import PortWatch

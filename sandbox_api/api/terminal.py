@@ -151,7 +151,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
             headers={"Sec-WebSocket-Version": "13"},
         ) from None
     try:
-        terminal, view = request.app[TERMINALS].attach(_spec(request))
+        terminal, view = await request.app[TERMINALS].attach(_spec(request))
     except SandboxError as exc:
         await send_json(socket, "error", data=exc.message)
         await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"no session")

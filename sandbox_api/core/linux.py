@@ -19,11 +19,24 @@ FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FICLONE = 0x40049409
 F_SETPIPE_SZ = 1031
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-PIDFD_INFO_EXIT = 1 << 3
-PIDFD_INFO_BYTES = 64
-PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
+IN_MODIFY = 0x002
+IN_ATTRIB = 0x004
+IN_MOVED_FROM = 0x040
+IN_MOVED_TO = 0x080
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x01000000
+IN_ISDIR = 0x40000000
+
+_STATFS_BYTES = 256  # more than any architecture's struct statfs
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
 _AT_FDCWD = -100
@@ -37,6 +50,9 @@ def _quick_calls() -> ctypes.PyDLL:
     library.setfsuid.restype = library.setfsgid.restype = ctypes.c_int
     library.syscall.restype = ctypes.c_long
     library.prctl.restype = ctypes.c_int
+    library.inotify_init1.argtypes = [ctypes.c_int]
+    library.inotify_rm_watch.argtypes = [ctypes.c_int, ctypes.c_int]
+    library.inotify_init1.restype = library.inotify_rm_watch.restype = ctypes.c_int
     return library
 
 
@@ -45,6 +61,10 @@ def _slow_calls() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.fallocate.restype = ctypes.c_int
+    library.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+    library.inotify_add_watch.restype = ctypes.c_int
+    library.statfs.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+    library.statfs.restype = ctypes.c_int
     library.syscall.restype = ctypes.c_long
     return library
 
@@ -148,11 +168,96 @@ def clone_file(source: int, target: int) -> bool:
     return True
 
 
+def open_inotify() -> int:
+    """A new inotify instance, which never waits; its descriptor (inotify_init(2)).
+
+    Raises:
+        OSError: EMFILE at fs.inotify.max_user_instances, or without descriptors.
+    """
+    fd = _quick_calls().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        _raise_errno("inotify_init1")
+    return int(fd)
+
+
+def add_inotify_watch(fd: int, path: str, mask: int) -> int:
+    """Let the events of a directory come; what the calling thread may not read is refused.
+
+    Args:
+        fd: the inotify instance.
+        path: absolute.
+        mask: which events.
+
+    Returns:
+        The watch descriptor, the same for each name of one directory (inotify_add_watch(2)).
+
+    Raises:
+        OSError: ENOSPC at fs.inotify.max_user_watches.
+    """
+    wd = _slow_calls().inotify_add_watch(fd, os.fsencode(path), mask)
+    if wd < 0:
+        _raise_errno("inotify_add_watch")
+    return int(wd)
+
+
+def remove_inotify_watch(fd: int, wd: int) -> bool:
+    """Let the events of a directory come no more; False where the kernel ended that before."""
+    return bool(_quick_calls().inotify_rm_watch(fd, wd) == 0)
+
+
+def file_system_type(path: str) -> int:
+    """The magic number of the file system that a path lies on (statfs(2)).
+
+    Raises:
+        OSError: the path cannot be reached.
+    """
+    status = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _slow_calls().statfs(os.fsencode(path), status) != 0:
+        _raise_errno("statfs")
+    (magic,) = struct.unpack_from("l", status)
+    return int(magic) & 0xFFFFFFFF
+
+
 def erase_environment(name: bytes) -> None:
     """Overwrite one variable's value in the block that /proc/self/environ shows.
 
-    The kernel tells where that block lies (proc_pid_stat(5), fields 50 and 51). The variable must
-    have been removed from the environment before: the text that this overwrites is in use else.
+    The kernel tells where that block lies. The variable must have been removed from the environment
+    before: the text that this overwrites is in use else.
+
+    Raises:
+        OSError: /proc is not there.
+        ValueError: the kernel does not tell.
+    """
+    start, end = _own_block(50)
+    block = ctypes.string_at(start, end - start)
+    offset = 0
+    for entry in block.split(b"\0"):
+        if entry.startswith(name + b"="):
+            ctypes.memset(start + offset, 0, len(entry))
+        offset += len(entry) + 1
+
+
+def rename_process(name: bytes) -> None:
+    """What ps(1) shows of this process, a forked one: its name, and instead of its command line.
+
+    Args:
+        name: 15 bytes at most, no NUL byte.
+
+    Raises:
+        OSError: /proc is not there, or a filter.
+        ValueError: the kernel does not tell where the command line lies.
+    """
+    if _quick_calls().prctl(PR_SET_NAME, ctypes.c_char_p(name), *map(ctypes.c_ulong, (0, 0, 0))):
+        _raise_errno("prctl")
+    start, end = _own_block(48)
+    if len(name) < end - start:
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, name, len(name))
+
+
+def _own_block(field: int) -> tuple[int, int]:
+    """Begin and end of a part of our memory, as two fields of /proc/self/stat tell
+    (proc_pid_stat(5)).
 
     Raises:
         OSError: /proc is not there.
@@ -160,15 +265,10 @@ def erase_environment(name: bytes) -> None:
     """
     stat = Path("/proc/self/stat").read_bytes()
     fields = stat[stat.rindex(b")") + 2 :].split()  # from field 3 on: the name may hold anything
-    start, end = int(fields[50 - 3]), int(fields[51 - 3])
+    start, end = int(fields[field - 3]), int(fields[field - 2])
     if not 0 < start < end:
-        raise ValueError("the kernel hides where the environment lies")
-    block = ctypes.string_at(start, end - start)
-    offset = 0
-    for entry in block.split(b"\0"):
-        if entry.startswith(name + b"="):
-            ctypes.memset(start + offset, 0, len(entry))
-        offset += len(entry) + 1
+        raise ValueError("the kernel hides where our memory lies")
+    return start, end
 
 
 def first_data(fd: int) -> int:
@@ -198,25 +298,3 @@ def next_hole(fd: int, offset: int) -> int:
         return os.lseek(fd, offset, os.SEEK_HOLE)
     except OSError:
         return os.fstat(fd).st_size
-
-
-def pidfd_exit_status(pidfd: int) -> int | None:
-    """The wait status of a process that has been reaped by whoever was its parent.
-
-    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 (include/uapi/linux/pidfd.h).
-
-    Args:
-        pidfd: opened while the process lived.
-
-    Returns:
-        None where the kernel cannot tell, or not yet.
-    """
-    info = bytearray(PIDFD_INFO_BYTES)
-    struct.pack_into("=Q", info, 0, PIDFD_INFO_EXIT)
-    try:
-        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
-    except OSError:
-        return None
-    (mask,) = struct.unpack_from("=Q", info, 0)
-    (status,) = struct.unpack_from("=i", info, PIDFD_INFO_BYTES - 4)
-    return int(status) if mask & PIDFD_INFO_EXIT else None

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from sandbox_api.core.ports import OwnedSocket, open_ports, sockets_of
 from sandbox_api.core.processes.ending import find_processes
 from sandbox_api.core.processes.process import Process
-from sandbox_api.core.processes.tree import ProcessStat, find_tree, holds
+from sandbox_api.core.processes.tree import ProcessStat, find_tree, writes
 
 
 def sockets_of_process(
@@ -87,4 +87,4 @@ def _lineage(pid: int, stats: Mapping[int, ProcessStat]) -> Iterable[int]:
 
 def _has_left(pid: int, one: Candidate) -> bool:
     """Whether somebody without a parent of ours is given away by a control group or a pipe."""
-    return (one.group is not None and pid in one.group.members()) or holds(pid, one.pipes)
+    return (one.group is not None and pid in one.group.members()) or writes(pid, one.pipes)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sandbox_api.core.environment import Environment
-from sandbox_api.core.identity import Identity
+from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes.reaper import Reaper
 from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
@@ -55,7 +55,7 @@ class Terminals:
 
     Args:
         environment: what shells inherit; SHELL is read from it.
-        identity: the workload user, or None.
+        threads: where directories are looked at; theirs is the workload user.
         resolver: for working directories.
         reaper: waits for shells.
         max_sessions: how many there may be.
@@ -65,14 +65,14 @@ class Terminals:
     def __init__(
         self,
         environment: Environment,
-        identity: Identity | None,
+        threads: FileThreads,
         resolver: PathResolver,
         reaper: Reaper,
         max_sessions: int,
         idle_s: float = IDLE_S,
     ) -> None:
         self._environment = environment
-        self._identity = identity
+        self._threads = threads
         self._resolver = resolver
         self._reaper = reaper
         self._max_sessions = max_sessions
@@ -97,7 +97,7 @@ class Terminals:
         """The sessions, in order of start."""
         return list(self._terminals.values())
 
-    def attach(self, spec: TerminalSpec) -> tuple[Terminal, View]:
+    async def attach(self, spec: TerminalSpec) -> tuple[Terminal, View]:
         """Look at a session; one that is not there begins.
 
         Raises:
@@ -105,9 +105,13 @@ class Terminals:
             FailedError: its shell cannot be started; the text says why.
             InvalidError: the working directory is no path.
         """
-        terminal = self._terminals.get(spec.identifier)
+        directory = ""
+        if spec.working_dir and spec.identifier not in self._terminals:
+            directory = self._resolver.resolve(spec.working_dir).absolute
+            await self._threads.run(check_directory, spec.shell, directory)
+        terminal = self._terminals.get(spec.identifier)  # it may have begun meanwhile
         if terminal is None:
-            terminal = self._begin(spec)
+            terminal = self._begin(spec, directory)
         else:
             terminal.resize(spec.cols, spec.rows)
         return terminal, terminal.attach()
@@ -127,7 +131,7 @@ class Terminals:
 
     # -- starting
 
-    def _begin(self, spec: TerminalSpec) -> Terminal:
+    def _begin(self, spec: TerminalSpec, directory: str) -> Terminal:
         if len(self._terminals) >= self._max_sessions:
             raise ConflictError(
                 f"there are {len(self._terminals)} terminal sessions already, the most that is "
@@ -135,10 +139,10 @@ class Terminals:
                 "SANDBOX_MAX_TERMINALS"
             )
         size = (spec.cols or DEFAULT_SIZE[0], spec.rows or DEFAULT_SIZE[1])
-        pty, program_side = Pty.open(self._identity)
+        pty, program_side = Pty.open(self._threads.identity)
         try:
             pty.resize(*size)
-            shell = self._start_shell(spec, program_side)
+            shell = self._start_shell(spec.shell, directory, program_side)
         except BaseException:
             pty.close()
             raise
@@ -150,12 +154,9 @@ class Terminals:
         self._tasks.start(self._follow(terminal))
         return terminal
 
-    def _start_shell(self, spec: TerminalSpec, program_side: int) -> Shell:
-        program = spec.shell or self._default_shell()
-        directory = self._resolver.resolve(spec.working_dir).absolute if spec.working_dir else ""
-        if directory:
-            check_directory(program, directory)
-        environment = self._environment.child({}, self._identity)
+    def _start_shell(self, shell: str, directory: str, program_side: int) -> Shell:
+        program = shell or self._default_shell()
+        environment = self._environment.child({}, self._threads.identity)
         environment.setdefault("TERM", TERM)
         launch = Launch(
             shell=program,
@@ -163,7 +164,7 @@ class Terminals:
             command=None,
             directory=directory,
             environment=environment,
-            identity=self._identity,
+            identity=self._threads.identity,
             terminal=True,
         )
         path = self._environment.get("PATH")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_api.core.environment import Environment
-from sandbox_api.core.identity import Identity
+from sandbox_api.core.identity import FileThreads, Identity
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes.reaper import Reaper
 from sandbox_api.core.terminals import Terminal, Terminals, TerminalSpec, View
@@ -30,7 +30,7 @@ class Reader:
         """All that was read, once it holds these bytes."""
         while wanted not in self.text:
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     data = await self.view.read()
             except TimeoutError:
                 pytest.fail(f"no {wanted!r} in {self.text!r}")
@@ -41,7 +41,7 @@ class Reader:
 
     async def until_end(self) -> bytes:
         """All that was read, once there is no more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (data := await self.view.read()) is not None:
                 self.text += data
         return self.text
@@ -53,14 +53,14 @@ class Desk:
     def __init__(self, terminals: Terminals) -> None:
         self.terminals = terminals
 
-    def open(self, **spec: object) -> tuple[Terminal, Reader]:
+    async def open(self, **spec: object) -> tuple[Terminal, Reader]:
         """Attach to a session; new or not."""
-        terminal, view = self.terminals.attach(TerminalSpec(**spec))  # type: ignore[arg-type]
+        terminal, view = await self.terminals.attach(TerminalSpec(**spec))  # type: ignore[arg-type]
         return terminal, Reader(view)
 
     async def shell(self, **spec: object) -> tuple[Terminal, Reader]:
         """Begin a session, and wait until its shell asks for a command."""
-        terminal, reader = self.open(**spec)
+        terminal, reader = await self.open(**spec)
         await reader.until(b"$ ")
         return terminal, reader
 
@@ -83,11 +83,12 @@ async def open_desk(tmp_path: Path) -> AsyncIterator[OpenDesk]:
             max_sessions: int = 8,
             idle_s: float = 600.0,
         ) -> Desk:
-            reaper = Reaper()
+            reaper, threads = Reaper(), FileThreads(identity)
             stack.callback(reaper.close)
+            stack.callback(threads.close)
             terminals = Terminals(
                 Environment({**VARIABLES, **(variables or {})}),
-                identity,
+                threads,
                 PathResolver(str(tmp_path), str(tmp_path)),
                 reaper,
                 max_sessions,

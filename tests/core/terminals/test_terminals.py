@@ -21,7 +21,7 @@ NOBODY = Identity(65534, 65534, (65534,), "nobody", "/")
 
 async def until(check: Callable[[], object]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not check():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 
@@ -70,7 +70,7 @@ async def test_who_comes_later_sees_what_was(desk: Desk) -> None:
     await terminal.write(b"echo one two\n")
     await first.until(b"\none two")
     first.view.close()
-    again, second = desk.open(identifier="s", shell="/nope", cols=132, rows=50)
+    again, second = await desk.open(identifier="s", shell="/nope", cols=132, rows=50)
     assert again is terminal
     assert (terminal.cols, terminal.rows) == (132, 50)
     assert (await second.until(b"\none two")).startswith(b"\x1b[0m")
@@ -79,7 +79,7 @@ async def test_who_comes_later_sees_what_was(desk: Desk) -> None:
 async def test_all_clients_see_all(desk: Desk) -> None:
     """Both may type."""
     terminal, first = await desk.shell()
-    _, second = desk.open()
+    _, second = await desk.open()
     assert terminal.clients == 2
     await terminal.write(b"echo hello $((40 + 2))\n")
     await first.until(b"hello 42")
@@ -94,7 +94,7 @@ async def test_the_end_of_the_shell(desk: Desk) -> None:
     assert terminal.exit is not None
     assert terminal.exit.code == 3
     await until(lambda: not desk.terminals.list())
-    new, _ = desk.open()
+    new, _ = await desk.open()
     assert new.shell.child.pid != terminal.shell.child.pid
 
 
@@ -130,10 +130,10 @@ async def test_a_session_is_ended_by_name(desk: Desk) -> None:
 async def test_there_are_only_so_many(open_desk: OpenDesk) -> None:
     """One more is refused, and says what to do; the others are there as before."""
     desk = await open_desk(max_sessions=1)
-    desk.open(identifier="a")
+    await desk.open(identifier="a")
     with pytest.raises(ConflictError, match="DELETE /terminal/sessions"):
-        desk.open(identifier="b")
-    desk.open(identifier="a")
+        await desk.open(identifier="b")
+    await desk.open(identifier="a")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ async def test_a_shell_that_cannot_start(desk: Desk, spec: dict[str, str], reaso
     """It is said why, and nothing is left behind."""
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(FailedError) as caught:
-        desk.open(**spec)
+        await desk.open(**spec)
     assert reason in caught.value.message
     assert not desk.terminals.list()
     assert len(os.listdir("/proc/self/fd")) == descriptors
@@ -160,7 +160,7 @@ async def test_g01_a_client_that_stalls_holds_nobody_up(
     """One reads, one does not: the one that reads gets all; the other is told what it missed."""
     monkeypatch.setattr(terminal_module, "STALLED_S", 0.05)
     terminal, live = await desk.shell()
-    _, stalled = desk.open()
+    _, stalled = await desk.open()
     await terminal.write(b"seq 200000; echo the end\n")
     text = await live.until(b"\nthe end")
     assert b"skipped" not in text
@@ -186,15 +186,15 @@ async def test_nobody_looks_and_it_goes_on(desk: Desk) -> None:
     reader.view.close()
     await terminal.write(b"seq 100000; echo the end\n")
     await until(lambda: terminal.history.read(terminal.history.end - 14, 14).endswith(b"\n$ "))
-    _, again = desk.open()
+    _, again = await desk.open()
     await again.until(b"the end")
 
 
 async def test_who_is_forgotten(open_desk: OpenDesk) -> None:
     """Without clients and output it ends; with a client it does not."""
     desk = await open_desk(idle_s=0.3)
-    kept, _ = desk.open(identifier="kept")
-    left, reader = desk.open(identifier="left")
+    kept, _ = await desk.open(identifier="kept")
+    left, reader = await desk.open(identifier="left")
     await reader.until(b"$ ")
     reader.view.close()
     await until(lambda: left.exit is not None)
@@ -227,3 +227,15 @@ async def test_g29_the_workload_user(open_desk: OpenDesk) -> None:
     await terminal.write(b"id -u; stat -c '%u %a' $(tty); echo $HOME $USER; cat /etc/shadow\n")
     text = (await reader.until(b"shadow: Permission denied")).decode()
     assert "65534\r\n65534 600\r\n/ nobody\r\n" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_g29_a_directory_that_is_closed_to_the_user(
+    open_desk: OpenDesk, tmp_path: Path
+) -> None:
+    """A shell does not begin where its user may not go."""
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    desk = await open_desk(identity=NOBODY)
+    with pytest.raises(FailedError, match="permission denied"):
+        await desk.open(working_dir=str(closed))
