@@ -54,7 +54,7 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 def eventually() -> Callable[..., Awaitable[object]]:
     """`await eventually(check, timeout_s=5)`: poll until `check()` gives something true."""
 
-    async def poll(check: Callable[[], object], timeout_s: float = 5.0) -> object:
+    async def poll(check: Callable[[], object], timeout_s: float = 20.0) -> object:
         deadline = time.monotonic() + timeout_s
         while not (value := check()):
             assert time.monotonic() < deadline, f"not within {timeout_s} s"
