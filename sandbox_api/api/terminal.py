@@ -256,5 +256,5 @@ ROUTES = (
     web.get("/terminal/ws", connect, allow_head=False),
     web.head("/terminal/ws", head),
     web.get("/terminal/sessions", list_sessions, allow_head=True),
-    web.delete("/terminal/sessions/{id:.+}", end_session),
+    web.delete("/terminal/sessions/{id:(?s:.+)}", end_session),
 )

@@ -146,21 +146,21 @@ async def test_a_shell_that_cannot_start(client: TestClient) -> None:
 
 async def test_sessions_are_listed_and_ended(client: TestClient) -> None:
     """A session outlives its clients; ending it is told to who looks."""
-    async with open_page(client, sessionId="a/b") as page:
+    async with open_page(client, sessionId="a/b\n") as page:
         await page.type("echo kept\r")
         await page.until("\nkept")
     async with client.get("/terminal/sessions") as reply:
         (session,) = (await reply.json())["sessions"]
-    assert (session["sessionId"], session["shell"], session["cols"]) == ("a/b", "/bin/sh", 80)
-    async with open_page(client, sessionId="a/b") as page:
+    assert (session["sessionId"], session["shell"], session["cols"]) == ("a/b\n", "/bin/sh", 80)
+    async with open_page(client, sessionId="a/b\n") as page:
         assert "\nkept" in page.text
-        async with client.delete("/terminal/sessions/a/b") as reply:
+        async with client.delete("/terminal/sessions/a/b%0A") as reply:
             assert reply.status == 200
         assert await page.until_closed() == 1000
         assert page.messages[-1]["signal"] == "SIGHUP"
-    async with client.delete("/terminal/sessions/a/b") as reply:
+    async with client.delete("/terminal/sessions/a/b%0A") as reply:
         assert reply.status == 404
-        assert "'a/b' not found" in (await reply.json())["error"]
+        assert "'a/b\n' not found" in (await reply.json())["error"]
     async with client.get("/terminal/sessions") as reply:
         assert (await reply.json())["sessions"] == []
 
