@@ -15,6 +15,7 @@ from sandbox_api.api import (
     copies,
     docs,
     files,
+    mcp,
     network,
     processes,
     system,
@@ -27,6 +28,7 @@ from sandbox_api.api.middleware import add_common_headers, add_server_timing, ma
 from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
+from sandbox_api.core.edits import Edits
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
@@ -42,7 +44,7 @@ from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network)
+HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network, mcp)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -81,6 +83,7 @@ def create_app(settings: Settings) -> web.Application:
     _add_state(app, settings, environment)
     _add_processes(app, settings, environment, identity, paths)
     _add_uploads(app, settings, environment)
+    _add_mcp(app)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
     return app
@@ -98,6 +101,7 @@ def _add_files(
         app[wire.FILES] = files = Files(
             owner, paths, fsync=settings.fsync, max_content_bytes=settings.max_content_bytes
         )
+        app[wire.EDITS] = Edits(owner, fsync=settings.fsync)
         app[wire.TREES] = Trees(
             owner, files, fsync=settings.fsync, max_bytes=settings.max_tree_bytes
         )
@@ -182,6 +186,15 @@ def _add_processes(
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _add_mcp(app: web.Application) -> None:
+    async def endpoint(app: web.Application) -> AsyncIterator[None]:
+        app[mcp.ENDPOINT] = owner = mcp.Endpoint(app)
+        yield
+        owner.close()
+
+    app.cleanup_ctx.append(endpoint)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from sandbox_api.api.schemas.base import WireModel
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
+from sandbox_api.core.edits import Edits
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.processes import Processes
@@ -35,6 +36,7 @@ M = TypeVar("M", bound=WireModel)
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
+EDITS: web.AppKey[Edits] = web.AppKey("edits", Edits)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
 ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
@@ -220,6 +222,20 @@ def _first_value(body: bytes, decoder: json.JSONDecoder) -> object:
         raise InvalidError("invalid request body: nested too deeply") from None
     except ValueError as exc:
         raise InvalidError(f"invalid request body: {exc}") from None
+
+
+def decode_json(body: bytes) -> object:
+    """A JSON text, and nothing else.
+
+    Raises:
+        ValueError: it is none; the text says why.
+    """
+    try:
+        text = body.decode()
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return _without_surrogates(value) if "\\u" in text else value
 
 
 def _without_surrogates(value: object) -> object:
