@@ -19,6 +19,7 @@ from sandbox_api.api.server import Runner
 from sandbox_api.api.wire import HOST, PROCESSES
 from sandbox_api.app import create_app
 from sandbox_api.core import linux
+from sandbox_api.core.searches import worker
 from sandbox_api.errors import FailedError, SandboxError, os_reason
 from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
 from sandbox_api.log import LineWriter, start_logging
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after a signal, 1 where the daemon could not start, 2 for a bad flag.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == worker.worker_command()[1:]:  # in the built file, which is no interpreter
+        return worker.main()
     try:
-        flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
+        flags = parse_flags(arguments)
     except UsageError as exc:
         sys.stderr.write(f"{exc}\n{USAGE}")
         return EXIT_USAGE

@@ -18,6 +18,7 @@ from sandbox_api.api import (
     mcp,
     network,
     processes,
+    search,
     system,
     trees,
     uploads,
@@ -37,6 +38,7 @@ from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
+from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
 from sandbox_api.core.trees import Trees
@@ -44,7 +46,11 @@ from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network, mcp)
+HANDLERS = (
+    *(system, processes, files, trees, copies, archives, uploads, docs, network),
+    search,
+    mcp,
+)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -78,6 +84,7 @@ def create_app(settings: Settings) -> web.Application:
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
     _add_host(app, settings)
+    _add_searches(app, settings, identity)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
@@ -123,6 +130,17 @@ def _add_host(app: web.Application, settings: Settings) -> None:
             yield
 
     app.cleanup_ctx.append(host)
+
+
+def _add_searches(app: web.Application, settings: Settings, identity: Identity | None) -> None:
+    async def searches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity, SEARCH_THREADS)
+        reaper = app[wire.HOST].reaper
+        app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        yield
+        threads.close()
+
+    app.cleanup_ctx.append(searches)
 
 
 def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:

@@ -51,6 +51,7 @@ class Settings:
     home: str = ""
     fsync: bool = False
     upload_expiry_hours: int = 24
+    search_timeout_s: int = 30
 
     # processes
     state_dir: str = ""
@@ -188,6 +189,7 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "upload_expiry_hours": read.size(
             "SANDBOX_UPLOAD_EXPIRY_HOURS", Settings.upload_expiry_hours
         ),
+        "search_timeout_s": read.size("SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s),
         **_process_settings(read),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,

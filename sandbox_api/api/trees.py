@@ -82,7 +82,7 @@ def _tree_query(request: web.Request) -> TreeQuery:
     return TreeQuery(
         content=query.flag(request, "content"),
         encoding=query.encoding(request),
-        patterns=query.names(request, "patterns"),
+        patterns=query.patterns(request),
         scope=WalkScope(
             exclude_directories=frozenset(query.names(request, "excludeDirs")),
             exclude_hidden=query.flag(request, "excludeHidden"),

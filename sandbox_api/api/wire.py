@@ -26,6 +26,7 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
+from sandbox_api.core.searches.searches import Searches
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.errors import InvalidError, TooLargeError
@@ -41,6 +42,7 @@ UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
 ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
 COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
+SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)

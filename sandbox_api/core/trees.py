@@ -229,7 +229,7 @@ class _Reading:
         if is_directory(entry):
             self._subdirectories.append(describe_subdirectory(path, entry.name))
             self._refuse_more(len(self._subdirectories), MOST_FILES, "directories")
-        elif self._fits is None or self._fits.fullmatch(entry.name):
+        elif self._fits is None or self._fits.fit(entry.name, entry.path[self._cut :]):
             try:
                 self._files.append(self._file(entry, path))
             except FileNotFoundError:

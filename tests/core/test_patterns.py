@@ -12,7 +12,7 @@ from sandbox_api.core.patterns import compile_patterns
 def fits(name: str, *patterns: str) -> bool:
     compiled = compile_patterns(patterns)
     assert compiled is not None
-    return compiled.fullmatch(name) is not None
+    return compiled.fit(name.rpartition("/")[2], name)
 
 
 @pytest.mark.parametrize(

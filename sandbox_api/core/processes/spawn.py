@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sandbox_api.core.identity import Identity
 from sandbox_api.core.processes.tree import read_children
-from sandbox_api.errors import FailedError, os_reason
+from sandbox_api.errors import FailedError, UnavailableError, os_reason
 
 OOM_SCORE = b"500"
 
@@ -100,10 +100,45 @@ def spawn(
     except OSError as exc:
         what = exc.filename if exc.filename == launch.directory else program
         raise FailedError(f"failed to start process: fork/exec {what}: {os_reason(exc)}") from None
-    for pid in (child.pid, *read_children(child.pid, child.pid)):  # it may have forked by now
-        with suppress(OSError):  # best effort: when memory runs out, the daemon survives children
-            Path(f"/proc/{pid}/oom_score_adj").write_bytes(OOM_SCORE)
+    _expose(child.pid, *read_children(child.pid, child.pid))  # it may have forked by now
     return child
+
+
+def spawn_worker(
+    command: Sequence[str], environment: Mapping[str, str], stdin: int, stdout: int
+) -> "subprocess.Popen[bytes]":
+    """Start a process that does a piece of the daemon's own work. Only the reaper may wait for it.
+
+    Args:
+        command: program and arguments.
+        environment: its whole environment.
+        stdin: descriptor.
+        stdout: descriptor.
+
+    Raises:
+        UnavailableError: the kernel refused, with its reason.
+    """
+    try:
+        child = subprocess.Popen(  # noqa: S603 - our own program
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise UnavailableError(f"cannot start a worker process: {os_reason(exc)}") from None
+    _expose(child.pid)
+    return child
+
+
+def _expose(*pids: int) -> None:
+    """When memory runs out, the daemon survives its children; best effort."""
+    for pid in pids:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/oom_score_adj").write_bytes(OOM_SCORE)
 
 
 def _find_shell(shell: str, path: str) -> str:
