@@ -12,6 +12,7 @@ from aiohttp import web
 
 from sandbox_api.api import (
     archives,
+    codegen,
     copies,
     docs,
     files,
@@ -27,7 +28,9 @@ from sandbox_api.api import (
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
 from sandbox_api.api.processes.log_lines import log_line
+from sandbox_api.api.providers import choose_provider
 from sandbox_api.core.archives import Archives
+from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.edits import Edits
 from sandbox_api.core.environment import Environment
@@ -49,6 +52,7 @@ HOUR_S = 3600.0
 HANDLERS = (
     *(system, processes, files, trees, copies, archives, uploads, docs, network),
     search,
+    codegen,
     mcp,
 )
 DAY_S = 24 * HOUR_S
@@ -137,6 +141,13 @@ def _add_searches(app: web.Application, settings: Settings, identity: Identity |
         threads = FileThreads(identity, SEARCH_THREADS)
         reaper = app[wire.HOST].reaper
         app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        provider = choose_provider(
+            settings.relace_api_key,
+            settings.relace_base_url,
+            settings.morph_api_key,
+            settings.morph_base_url,
+        )
+        app[wire.CODEGEN] = Codegen(provider, app[wire.EDITS], app[wire.SEARCHES])
         yield
         threads.close()
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from sandbox_api.api.schemas.base import WireModel
 from sandbox_api.core.archives import Archives
+from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.edits import Edits
 from sandbox_api.core.files import Files
@@ -41,6 +42,7 @@ EDITS: web.AppKey[Edits] = web.AppKey("edits", Edits)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
 ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
+CODEGEN: web.AppKey[Codegen] = web.AppKey("codegen", Codegen)
 COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox_api.api.mcp import files, processes
+from sandbox_api.api.mcp import codegen, files, ports, processes, reading, searches
 from sandbox_api.api.mcp.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -20,9 +20,11 @@ from sandbox_api.api.mcp.jsonrpc import (
     result_reply,
 )
 from sandbox_api.api.mcp.peers import Peer
+from sandbox_api.api.mcp.resources import Resources
 from sandbox_api.api.mcp.sessions import Sessions
 from sandbox_api.api.mcp.tools import LOG_LEVELS, AnyTool, Call, find_tool
 from sandbox_api.api.mcp.versions import SERVER_INFO, SUPPORTED, negotiate, stamp
+from sandbox_api.api.wire import CODEGEN
 
 log = logging.getLogger("sandbox_api.mcp")
 
@@ -31,6 +33,13 @@ INSTRUCTIONS: Final = (
     "directory (fsGetWorkingDirectory). A command that takes longer than the wait goes on in the "
     "background: call processWait or processGet with its name. Large results are cut, and say so."
 )
+_WITH_SESSIONS: Final = frozenset(
+    {
+        *("initialize", "ping", "logging/setLevel"),
+        *("resources/subscribe", "resources/unsubscribe"),
+    }
+)
+_WITHOUT_SESSIONS: Final = frozenset({"server/discover"})
 _CACHING: Final[Mapping[str, object]] = {"ttlMs": 0, "cacheScope": "public"}
 
 
@@ -44,10 +53,19 @@ class Server:
     def __init__(self, app: web.Application) -> None:
         self._app = app
         self.sessions = Sessions()
-        found: tuple[AnyTool, ...] = (*processes.TOOLS, *files.TOOLS)
+        found: list[AnyTool] = [
+            *processes.TOOLS,
+            *files.TOOLS,
+            *reading.TOOLS,
+            *searches.TOOLS,
+            *ports.TOOLS,
+        ]
+        if app[CODEGEN].enabled:
+            found += codegen.TOOLS
         self.tools: Mapping[str, AnyTool] = {
             tool.name: tool for tool in sorted(found, key=lambda tool: tool.name)
         }
+        resources = Resources(app)
         self._methods: Mapping[str, Callable[[Request, Peer], Awaitable[Json]]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -55,6 +73,11 @@ class Server:
             "logging/setLevel": self._set_level,
             "completion/complete": self._complete,
             "prompts/list": self._list_prompts,
+            "resources/list": resources.list_page,
+            "resources/templates/list": resources.list_templates,
+            "resources/read": resources.read,
+            "resources/subscribe": resources.subscribe,
+            "resources/unsubscribe": resources.unsubscribe,
             "tools/list": self._list_tools,
             "tools/call": self._call_tool,
         }
@@ -98,7 +121,7 @@ class Server:
 
     def _method(self, request: Request, peer: Peer) -> Callable[[Request, Peer], Awaitable[Json]]:
         method = self._methods.get(request.method)
-        of_other_kind = {"initialize", "ping"} if peer.modern else {"server/discover"}
+        of_other_kind = _WITH_SESSIONS if peer.modern else _WITHOUT_SESSIONS
         if method is None or request.method in of_other_kind:
             raise RpcError(METHOD_NOT_FOUND, f'method not found: "{request.method:.100}"')
         return method
@@ -109,7 +132,7 @@ class Server:
         if peer.session is None:
             peer.session = self.sessions.begin(version)
         return {
-            "capabilities": self._capabilities(),
+            "capabilities": _capabilities(subscribe=True),
             "instructions": INSTRUCTIONS,
             "protocolVersion": version,
             "serverInfo": SERVER_INFO,
@@ -119,12 +142,9 @@ class Server:
         return {
             **_CACHING,
             "supportedVersions": list(SUPPORTED),
-            "capabilities": self._capabilities(),
+            "capabilities": _capabilities(subscribe=False),
             "instructions": INSTRUCTIONS,
         }
-
-    def _capabilities(self) -> Json:
-        return {"logging": {}, "tools": {"listChanged": False}}
 
     async def _ping(self, _: Request, __: Peer) -> Json:
         return {}
@@ -168,6 +188,12 @@ class Server:
     def close(self) -> None:
         """The daemon stops."""
         self.sessions.end_all()
+
+
+def _capabilities(*, subscribe: bool) -> Json:
+    """What a client can count on; a subscription needs a session."""
+    resources = {"subscribe": subscribe, "listChanged": False}
+    return {"logging": {}, "resources": resources, "tools": {"listChanged": False}}
 
 
 def _progress_token(request: Request) -> str | int | None:

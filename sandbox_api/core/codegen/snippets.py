@@ -1,0 +1,143 @@
+"""Pieces of files that fit a question, found on this machine alone.
+
+Everything here blocks: run it on search threads, which act as the workload user.
+"""
+
+import heapq
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sandbox_api.core.codegen import bm25
+from sandbox_api.core.codegen.documents import read_text, read_text_at
+from sandbox_api.core.paths import printable
+from sandbox_api.core.walk import SEARCH_EXCLUDES, Walk, WalkScope
+
+LINES: Final = 40
+MOST_SNIPPETS: Final = 10
+MOST_CHARACTERS: Final = 4000  # of one snippet
+PATH_WEIGHT: Final = 2  # a word of the path counts as much as so many in the text
+MOST_PIECES: Final = 200_000
+
+SCOPE: Final = WalkScope(exclude_directories=SEARCH_EXCLUDES, exclude_hidden=True, gitignore=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """A piece of a file.
+
+    Attributes:
+        path: absolute, for people and JSON.
+        start: its first line, from 1 on.
+        end: its last line.
+        score: the higher the better; comparable within one answer only.
+        content: its text, cut after some characters.
+    """
+
+    path: str
+    start: int
+    end: int
+    score: float
+    content: str
+
+
+class _Piece(NamedTuple):
+    path: str
+    start: int
+    length: int
+    counts: dict[str, int]
+
+
+class SnippetSearch:
+    """One search; call `run` once.
+
+    Args:
+        query: a question or some words.
+        stopped: asked now and then whether to end early.
+
+    Attributes:
+        truncated: whether not all files were looked at.
+    """
+
+    def __init__(self, query: str, stopped: Callable[[], bool]) -> None:
+        self.truncated = False
+        self._terms = bm25.query_terms(query)
+        self._needles = [term.encode() for term in self._terms]
+        self._stopped = stopped
+        self._pieces: list[_Piece] = []
+        self._total = 0
+        self._bytes = 0
+
+    def run(self, roots: Sequence[str], limit: int = MOST_SNIPPETS) -> list[Snippet]:
+        """The pieces that fit best, the best first.
+
+        Args:
+            roots: absolute directories.
+            limit: the most pieces.
+
+        Raises:
+            OSError: a root cannot be read.
+        """
+        seen: set[str] = set()
+        for root in roots:
+            for entry in Walk(root, SCOPE, self._stopped):
+                if entry.path not in seen:
+                    seen.add(entry.path)
+                    self._look_at(entry, root)
+        self.truncated = self.truncated or self._stopped()
+        return self._best(limit)
+
+    def _look_at(self, entry: os.DirEntry[str], root: str) -> None:
+        data = read_text(entry)
+        if data is None:
+            return
+        self._total += data.count(b"\n") // LINES + 1
+        self._bytes += len(data)
+        relative = posixpath.relpath(entry.path, root)
+        of_path = bm25.count_terms(printable(relative), self._terms)
+        lowered = data.lower()
+        if not of_path and not any(needle in lowered for needle in self._needles):
+            return
+        for start, text in _pieces(data.decode("utf-8", "replace")):
+            counts = Counter(bm25.count_terms(text, self._terms))
+            if not counts and (start > 1 or not of_path):
+                continue
+            counts.update({term: PATH_WEIGHT * n for term, n in of_path.items()})
+            if len(self._pieces) >= MOST_PIECES:
+                self.truncated = True
+                return
+            self._pieces.append(_Piece(entry.path, start, len(text), dict(counts)))
+
+    def _best(self, limit: int) -> list[Snippet]:
+        holding = Counter(term for piece in self._pieces for term in piece.counts)
+        rarity = {term: bm25.rarity_of(holding[term], self._total) for term in self._terms}
+        mean = self._bytes / max(self._total, 1)
+        scored = [
+            (bm25.score(piece.counts, piece.length, rarity, mean), -number)
+            for number, piece in enumerate(self._pieces)
+        ]
+        best = heapq.nlargest(limit, scored)
+        found = (_snippet(self._pieces[-number], value) for value, number in best)
+        return [one for one in found if one is not None]
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    lines = text.split("\n")
+    for at in range(0, len(lines), LINES):
+        yield at + 1, "\n".join(lines[at : at + LINES])
+
+
+def _snippet(piece: _Piece, score: float) -> Snippet | None:
+    """The piece with its text; None where the file is gone by now, or was changed."""
+    data = read_text_at(piece.path)
+    if data is None:
+        return None
+    lines = data.decode("utf-8", "replace").split("\n")[piece.start - 1 :][:LINES]
+    content = "\n".join(lines)
+    cut = "\n[... cut ...]" if len(content) > MOST_CHARACTERS else ""
+    last = piece.start + len(lines) - 1
+    text = content[:MOST_CHARACTERS] + cut
+    return Snippet(printable(piece.path), piece.start, last, round(score, 4), text)
