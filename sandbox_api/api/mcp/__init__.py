@@ -6,7 +6,9 @@
 | `versions`, `jsonrpc` | the versions of the protocol; messages |
 | `server`, `peers`, `sessions` | the methods; who asks; what can be cancelled and subscribed to |
 | `tools`, `schemas` | what a tool is; its models as JSON Schema, and what is wrong with arguments |
-| `processes`, `files` | the tools by subject |
+| `executing`, `processes`, `ports` | tools for commands |
+| `files`, `reading`, `searches`, `codegen` | tools for files |
+| `resources` | files and logs as resources |
 | `watching` | telling how a command goes |
 
 The server and the tools are imported when the first request comes: building their models takes

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox_api.api.mcp import codegen, files, ports, processes, reading, searches
+from sandbox_api.api.mcp import codegen, executing, files, ports, processes, reading, searches
 from sandbox_api.api.mcp.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -54,6 +54,7 @@ class Server:
         self._app = app
         self.sessions = Sessions()
         found: list[AnyTool] = [
+            *executing.TOOLS,
             *processes.TOOLS,
             *files.TOOLS,
             *reading.TOOLS,
@@ -131,6 +132,7 @@ class Server:
         peer.version = version
         if peer.session is None:
             peer.session = self.sessions.begin(version)
+        peer.session.version = version
         return {
             "capabilities": _capabilities(subscribe=True),
             "instructions": INSTRUCTIONS,
@@ -174,7 +176,7 @@ class Server:
         call = Call(
             app=self._app,
             headers=peer.headers,
-            notify=peer.notify,
+            notify=peer.notify if self.reports(request) else None,
             progress_token=_progress_token(request),
             log_level="info" if session is None else session.log_level,
             cancelled=peer.modern,

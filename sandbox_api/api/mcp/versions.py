@@ -62,19 +62,25 @@ def is_modern(version: str | None, request: Request) -> bool:
     return (version is not None and version >= MODERN) or _META_VERSION in request.meta
 
 
+def told_version(request: Request) -> str | None:
+    """The version that a request of the kind without sessions says it speaks."""
+    told = request.meta.get(_META_VERSION)
+    return told if isinstance(told, str) else None
+
+
 def check_modern(headers: Mapping[str, str], request: Request) -> None:
     """Hold the headers and `_meta` of a request without session against each other.
 
     Raises:
         RpcError: one is missing, they differ, or the version is not supported.
     """
-    version, told = headers.get(VERSION_HEADER), request.meta.get(_META_VERSION)
+    version, told = headers.get(VERSION_HEADER), told_version(request)
     if version is None:
         raise RpcError(
             HEADER_MISMATCH,
             f'{VERSION_HEADER} header is required for requests carrying "{_META_VERSION}"',
         )
-    if not isinstance(told, str):
+    if told is None:
         raise RpcError(INVALID_PARAMS, f'missing or invalid _meta field "{_META_VERSION}"')
     if told != version:
         raise RpcError(
