@@ -28,7 +28,9 @@ class Providing:
         self.asked.append((request.path, request.headers.get("Authorization", ""), body))
         if self.failures:
             status = self.failures.pop(0)
-            return web.json_response({"error": "quota"}, status=status, headers={"Retry-After": "0"})
+            return web.json_response(
+                {"error": "quota"}, status=status, headers={"Retry-After": "0"}
+            )
         return web.json_response(self._answer(request.path, body))
 
     def _answer(self, path: str, body: Any) -> Any:

@@ -1,15 +1,25 @@
 """Changing a part of a file: exact text replaced by other text, as one step."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sandbox_api.core.atomic import write_file
 from sandbox_api.core.conditions import UNCONDITIONAL, Condition, file_version
 from sandbox_api.core.identity import FileThreads
-from sandbox_api.core.paths import DEFAULT_FILE_MODE, Location
+from sandbox_api.core.paths import DEFAULT_FILE_MODE, Location, printable
 from sandbox_api.core.refusals import operation, refuse_reserved
 from sandbox_api.core.regular import follow_status, open_regular
-from sandbox_api.errors import ConflictError, InvalidError, PreconditionError, TooLargeError
+from sandbox_api.errors import (
+    ConflictError,
+    FailedError,
+    InvalidError,
+    NotFoundError,
+    PreconditionError,
+    TooLargeError,
+    UnavailableError,
+)
 
 MAX_BYTES = 32 << 20
 ATTEMPTS = 20
@@ -64,14 +74,16 @@ class Edits:
         if old == new:
             raise InvalidError("oldString and newString are identical")
         for _ in range(ATTEMPTS):
-            before = await self.read(location)
+            with _telling(f"failed to read {printable(location.shown)}"):
+                before = await self.read(location)
             data, count = _replaced(before.data, old.encode(), new.encode(), location, everywhere)
             try:
-                await self.write(location, data, before.condition)
+                with _telling(f"failed to write {printable(location.shown)}"):
+                    await self.write(location, data, before.condition)
             except PreconditionError:
                 continue
             return count
-        raise ConflictError(f"{location.shown} changes all the time; try again")
+        raise ConflictError(f"{printable(location.shown)} changes all the time; try again")
 
     async def read(self, location: Location, *, missing: bool = False) -> Snapshot:
         """A file as it is now.
@@ -106,6 +118,15 @@ class Edits:
         )
 
 
+@contextmanager
+def _telling(text: str) -> Iterator[None]:
+    """Begin the text of a refusal with what was to be done."""
+    try:
+        yield
+    except (NotFoundError, FailedError, UnavailableError) as exc:
+        raise type(exc)(f"{text}: {exc.message}") from exc
+
+
 def _read(location: Location, missing: bool) -> Snapshot:
     if missing and not os.path.lexists(location.absolute):
         return Snapshot(b"", Condition(none_match={"*"}))
@@ -119,7 +140,9 @@ def _read(location: Location, missing: bool) -> Snapshot:
     finally:
         os.close(fd)
     if len(data) > MAX_BYTES:
-        raise TooLargeError(f"{location.shown} is over {MAX_BYTES} bytes, too large to be edited")
+        raise TooLargeError(
+            f"{printable(location.shown)} is over {MAX_BYTES} bytes, too large to be edited"
+        )
     if not status.st_size and data:  # a pseudo file, which has no version
         return Snapshot(bytes(data), UNCONDITIONAL)
     return Snapshot(bytes(data), Condition(match={file_version(after)}))
@@ -131,14 +154,16 @@ def _replaced(
     count = data.count(old)
     if not count:
         raise InvalidError(
-            f"oldString not found in {location.shown}. Re-read the file and retry — its contents "
+            f"oldString not found in {printable(location.shown)}. Re-read the file and retry — its contents "
             "may have changed since you last read it"
         )
     if count > 1 and not everywhere:
         raise InvalidError(
-            f"oldString matches {count} locations in {location.shown}; add more surrounding "
+            f"oldString matches {count} locations in {printable(location.shown)}; add more surrounding "
             "context to make the match unique, or set replaceAll=true"
         )
     if len(data) + count * (len(new) - len(old)) > MAX_BYTES:
-        raise TooLargeError(f"{location.shown} would grow over {MAX_BYTES} bytes by this edit")
+        raise TooLargeError(
+            f"{printable(location.shown)} would grow over {MAX_BYTES} bytes by this edit"
+        )
     return data.replace(old, new), count

@@ -52,7 +52,7 @@ def _read(
                 f"lines {start} to {end} of {printable(location.absolute)} are over {MAX_BYTES} "
                 "bytes; read fewer"
             )
-    if line < max(end, start):
+    if line < max(end, start - 1):
         raise InvalidError(
             f"invalid line range: {start} to {end}, while "
             f"{printable(location.absolute)} has lines 1 to {line}"

@@ -31,8 +31,8 @@ async def rpc(app_client: Callable[..., Awaitable[Any]]) -> Callable[..., Awaita
 async def tool(rpc: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """`await tool("fsReadFile", path="x")`: what a tool gives, or the text of its failure."""
 
-    async def call(name: str, settings: dict[str, Any] | None = None, **arguments: Any) -> Any:
-        result = await rpc("tools/call", settings=settings, name=name, arguments=arguments)
+    async def call(which: str, /, settings: dict[str, Any] | None = None, **arguments: Any) -> Any:
+        result = await rpc("tools/call", settings=settings, name=which, arguments=arguments)
         text = result["content"][0]["text"]
         if result.get("isError"):
             return text

@@ -21,9 +21,7 @@ REFERENCE = frozenset(
     """.split()
 )
 OURS = frozenset({"fsFind", "fsSearch", "processWriteStdin", "processWait", "portsList"})
-WITH_KEY = frozenset(
-    {"codegenEditFile", "codegenReapply", "codegenParallelApply", "codegenRerank"}
-)
+WITH_KEY = frozenset({"codegenEditFile", "codegenReapply", "codegenParallelApply", "codegenRerank"})
 
 STEPS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("fsGetWorkingDirectory", {}, "work"),
