@@ -33,21 +33,25 @@ class Providing:
             )
         return web.json_response(self._answer(request.path, body))
 
-    def _answer(self, path: str, body: Any) -> Any:
+    def _answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path == "/v1/code/apply":
             return {"mergedCode": self.merge(body["initial_code"], body["edit_snippet"])}
         if path == "/v2/code/rank":
-            scores = [
-                {"filename": one["filename"], "score": 0.9 if "best" in one["content"] else 0.2}
+            names = [
+                {"filename": one["filename"], "score": _score(one["content"])}
                 for one in body["codebase"]
             ]
-            return {"results": scores}
+            return {"results": names}
         if path == "/chat/completions":
             code, _, update = body["messages"][0]["content"].partition("</code>\n<update>")
             merged = self.merge(code.removeprefix("<code>"), update.removesuffix("</update>"))
             return {"choices": [{"message": {"content": merged}}]}
-        scores = [0.9 if "best" in one else 0.2 for one in body["documents"]]
+        scores = map(_score, body["documents"])
         return {"results": [{"index": i, "relevance_score": s} for i, s in enumerate(scores)]}
+
+
+def _score(content: str) -> float:
+    return 0.9 if "best" in content else 0.2
 
 
 @asynccontextmanager

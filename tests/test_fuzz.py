@@ -111,8 +111,8 @@ def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
         case.path_parameters["path"] = f"{place}/{path}"
     if isinstance(case.body, dict):
         for key in ("source", "destination"):
-            if isinstance(case.body.get(key), str):
-                case.body[key] = "below/" + case.body[key].replace("..", "")
+            if isinstance(name := case.body.get(key), str):
+                case.body[key] = "below/" + name.replace("..", "")
     if case.operation.label == "POST /process" and isinstance(case.body, dict):
         command = case.body.get("command")
         if isinstance(command, str) and command:

@@ -151,19 +151,17 @@ def _read(location: Location, missing: bool) -> Snapshot:
 def _replaced(
     data: bytes, old: bytes, new: bytes, location: Location, everywhere: bool
 ) -> tuple[bytes, int]:
-    count = data.count(old)
+    count, shown = data.count(old), printable(location.shown)
     if not count:
         raise InvalidError(
-            f"oldString not found in {printable(location.shown)}. Re-read the file and retry — its contents "
-            "may have changed since you last read it"
+            f"oldString not found in {shown}. Re-read the file and retry — its contents may have "
+            "changed since you last read it"
         )
     if count > 1 and not everywhere:
         raise InvalidError(
-            f"oldString matches {count} locations in {printable(location.shown)}; add more surrounding "
-            "context to make the match unique, or set replaceAll=true"
+            f"oldString matches {count} locations in {shown}; add more surrounding context to make "
+            "the match unique, or set replaceAll=true"
         )
     if len(data) + count * (len(new) - len(old)) > MAX_BYTES:
-        raise TooLargeError(
-            f"{printable(location.shown)} would grow over {MAX_BYTES} bytes by this edit"
-        )
+        raise TooLargeError(f"{shown} would grow over {MAX_BYTES} bytes by this edit")
     return data.replace(old, new), count

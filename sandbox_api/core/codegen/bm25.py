@@ -17,7 +17,7 @@ _LEAST_STEM = 3
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 _SUFFIXES = (
     *("ications", "ication", "ations", "ation", "ators", "ator", "ates", "ate", "ating", "ated"),
-    *("ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "s", "e", "y"),
+    *("ions", "ion", "ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "s", "e", "y"),
 )
 _COMMON = frozenset(
     re.findall(

@@ -10,15 +10,38 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.types import CallToolResult, TextContent
 
+from tests.api.mcp.conftest import Connect, OpenClient
 from tests.providing import providing
 from tests.serving import free_port, serve
 
 REFERENCE = frozenset(
-    """processesList processExecute processGet processGetLogs processStop processKill
-    fsGetWorkingDirectory fsListDirectory fsReadFile fsWriteFile fsEditFile fsDeleteFileOrDirectory
-    codegenFileSearch codegenCodebaseSearch codegenGrepSearch codegenReadFileRange codegenListDir
-    """.split()
+    {
+        *(
+            "processesList",
+            "processExecute",
+            "processGet",
+            "processGetLogs",
+            "processStop",
+            "processKill",
+        ),
+        *(
+            "fsGetWorkingDirectory",
+            "fsListDirectory",
+            "fsReadFile",
+            "fsWriteFile",
+            "fsEditFile",
+            "fsDeleteFileOrDirectory",
+        ),
+        *(
+            "codegenFileSearch",
+            "codegenCodebaseSearch",
+            "codegenGrepSearch",
+            "codegenReadFileRange",
+            "codegenListDir",
+        ),
+    }
 )
 OURS = frozenset({"fsFind", "fsSearch", "processWriteStdin", "processWait", "portsList"})
 WITH_KEY = frozenset({"codegenEditFile", "codegenReapply", "codegenParallelApply", "codegenRerank"})
@@ -78,20 +101,30 @@ STEPS: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 
 
+def shown(result: CallToolResult) -> str:
+    assert isinstance(result.content[0], TextContent)
+    return result.content[0].text
+
+
+def value(result: CallToolResult) -> dict[str, Any]:
+    assert result.structured_content is not None
+    return result.structured_content
+
+
 async def ports_step(client: Client) -> None:
     port = free_port()
     arguments = {"command": f"exec {serve(port)}", "name": "server", "waitForPorts": [port]}
     started = await client.call_tool("processExecute", arguments)
     assert not started.is_error, started
     found = await client.call_tool("portsList", {"identifier": "server"})
-    assert [one["localPort"] for one in found.structured_content["ports"]] == [port]
+    assert [one["localPort"] for one in value(found)["ports"]] == [port]
     everything = await client.call_tool("portsList", {})
-    assert port in [one["localPort"] for one in everything.structured_content["ports"]]
+    assert port in [one["localPort"] for one in value(everything)["ports"]]
     await client.call_tool("processKill", {"identifier": "server"})
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_the_official_client_calls_every_tool(official: Any, mode: str) -> None:
+async def test_the_official_client_calls_every_tool(official: Connect, mode: str) -> None:
     """With the newest version and with sessions; the client checks each result by its schema."""
     async with (
         providing() as service,
@@ -103,14 +136,14 @@ async def test_the_official_client_calls_every_tool(official: Any, mode: str) ->
         for name, arguments, text in STEPS:
             result = await client.call_tool(name, arguments)
             assert not result.is_error, (name, result.content)
-            assert text in result.content[0].text, (name, result.content)
-            assert json.loads(result.content[0].text) == result.structured_content
+            assert text in shown(result), (name, result.content)
+            assert json.loads(shown(result)) == value(result)
         await ports_step(client)
         called = {name for name, _, _ in STEPS} | {"portsList"}
         assert called == set(tools)
 
 
-async def test_without_a_key_no_tool_is_offered_that_needs_one(official: Any) -> None:
+async def test_without_a_key_no_tool_is_offered_that_needs_one(official: Connect) -> None:
     """A model is not told of what it cannot do."""
     async with official() as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == REFERENCE | OURS
@@ -118,7 +151,7 @@ async def test_without_a_key_no_tool_is_offered_that_needs_one(official: Any) ->
             await client.call_tool("codegenReapply", {"targetFile": "x"})
 
 
-async def test_schemas_have_the_shape_that_clients_know(official: Any) -> None:
+async def test_schemas_have_the_shape_that_clients_know(official: Connect) -> None:
     """No title, default or reference; what may be null says so; nothing unnamed is taken."""
     async with official() as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -141,25 +174,25 @@ async def test_schemas_have_the_shape_that_clients_know(official: Any) -> None:
         assert tool.annotations is not None
 
 
-async def test_50_calls_at_once(official: Any) -> None:
+async def test_50_calls_at_once(official: Connect) -> None:
     """All of them succeed, each with its own answer."""
     async with official() as client:
 
         async def echo(number: int) -> str:
             arguments = {"command": f"echo {number}", "waitForCompletion": True}
             result = await client.call_tool("processExecute", arguments)
-            return str(result.structured_content["logs"])
+            return str(value(result)["logs"])
 
         answers = await asyncio.gather(*map(echo, range(50)))
     assert answers == [f"{number}\n" for number in range(50)]
 
 
-async def test_the_official_client_sees_progress(official: Any) -> None:
+async def test_the_official_client_sees_progress(official: Connect) -> None:
     """Its callback is called while the command runs."""
     seen: list[str | None] = []
 
-    async def callback(progress: float, total: float | None, text: str | None) -> None:
-        seen.append(text)
+    async def callback(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(message)
 
     async with official() as client:
         arguments = {"command": "echo a; sleep 0.3; echo b", "waitForCompletion": True}
@@ -167,27 +200,30 @@ async def test_the_official_client_sees_progress(official: Any) -> None:
     assert seen == ["a", "b"]
 
 
-async def test_the_official_client_cancels(official: Any) -> None:
+async def test_the_official_client_cancels(official: Connect) -> None:
     """In the newest version by closing its connection: the command is stopped."""
     async with official("auto") as client:
         arguments = {"command": "sleep 60", "name": "long", "waitForCompletion": True}
         call = asyncio.create_task(client.call_tool("processExecute", arguments))
-        while (await client.call_tool("processGet", {"identifier": "long"})).is_error:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while (  # noqa: ASYNC110 - the other side is a server
+                await client.call_tool("processGet", {"identifier": "long"})
+            ).is_error:
+                await asyncio.sleep(0.01)
         call.cancel()
         await asyncio.wait([call])
         ended = await client.call_tool("processWait", {"identifier": "long", "timeout": 10})
-    assert ended.structured_content["status"] == "stopped"
+    assert value(ended)["status"] == "stopped"
 
 
-async def test_a_log_is_subscribed_to(official: Any) -> None:
+async def test_a_log_is_subscribed_to(official: Connect) -> None:
     """The client is told that it grew, and reads it."""
     updated = asyncio.Event()
     uris: list[str] = []
 
-    async def handle(message: Any) -> None:
+    async def handle(message: object) -> None:
         if type(message).__name__ == "ResourceUpdatedNotification":
-            uris.append(str(message.params.uri))
+            uris.append(str(message.params.uri))  # type: ignore[attr-defined]
             updated.set()
 
     async with official("legacy") as first:
@@ -204,7 +240,7 @@ async def test_a_log_is_subscribed_to(official: Any) -> None:
             content = (await client.read_resource("process:///talk/logs")).contents[0]
         await first.call_tool("processKill", {"identifier": "talk"})
     assert uris[0] == "process:///talk/logs"
-    assert content.text == "hello\n"
+    assert content.model_dump()["text"] == "hello\n"
 
 
 NODE = """
@@ -217,7 +253,8 @@ const { tools } = await client.listTools();
 const called = [];
 for (const [name, args, text] of steps) {
   const result = await client.callTool({ name, arguments: args });
-  if (result.isError || !result.content[0].text.includes(text)) throw new Error(JSON.stringify(result));
+  if (result.isError || !result.content[0].text.includes(text))
+    throw new Error(JSON.stringify(result));
   called.push(name);
 }
 const seen = [];
@@ -230,7 +267,7 @@ console.log(JSON.stringify({ tools: tools.length, called: called.length, seen })
 
 @pytest.mark.slow
 async def test_the_official_typescript_client_calls_every_tool(
-    app_client: Any, tmp_path: Path
+    app_client: OpenClient, tmp_path: Path
 ) -> None:
     """It checks each result by its schema too."""
     if shutil.which("node") is None or shutil.which("npm") is None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.mcp.conftest import HEADERS
+from tests.api.mcp.conftest import HEADERS, CallTool, OpenClient
 from tests.providing import providing
 from tests.serving import free_port
 
@@ -77,20 +78,22 @@ from tests.serving import free_port
         ("fsFind", {"path": "zz"}, "failed to find: "),
     ],
 )
-async def test_failures_say_what_to_do(tool: Any, name: str, arguments: Any, text: str) -> None:
+async def test_failures_say_what_to_do(
+    tool: CallTool, name: str, arguments: dict[str, Any], text: str
+) -> None:
     """A model reads the text and goes on."""
     found = await tool(name, **arguments)
     assert isinstance(found, str), found
     assert text in found
 
 
-async def test_numbers_that_are_whole_are_integers(tool: Any) -> None:
+async def test_numbers_that_are_whole_are_integers(tool: CallTool) -> None:
     """As in JSON Schema; and null is as good as absent."""
     found = await tool("processExecute", command="true", timeout=5.0, name=None, maxRestarts=None)
     assert found["status"] in {"running", "completed"}
 
 
-async def test_arguments_may_be_absent(rpc: Any) -> None:
+async def test_arguments_may_be_absent(rpc: CallTool) -> None:
     """For a tool that takes nothing."""
     for arguments in ({}, {"arguments": None}):
         result = await rpc("tools/call", name="fsGetWorkingDirectory", **arguments)
@@ -99,20 +102,20 @@ async def test_arguments_may_be_absent(rpc: Any) -> None:
     assert result["isError"] is True
 
 
-async def test_the_text_of_a_result_has_sorted_keys(rpc: Any) -> None:
+async def test_the_text_of_a_result_has_sorted_keys(rpc: CallTool) -> None:
     """The same JSON each time, so that a model's cache holds."""
     result = await rpc("tools/call", name="processExecute", arguments={"command": "true"})
     keys = list(json.loads(result["content"][0]["text"]))
     assert keys == sorted(keys)
 
 
-async def test_a_command_runs_where_files_are(tool: Any, tmp_path: Path) -> None:
+async def test_a_command_runs_where_files_are(tool: CallTool, tmp_path: Path) -> None:
     """The working directory is one for all tools."""
     found = await tool("processExecute", command="pwd", waitForCompletion=True)
     assert found["logs"] == f"{tmp_path}/work\n"
 
 
-async def test_a_command_that_is_too_slow_is_told_with_its_name(tool: Any) -> None:
+async def test_a_command_that_is_too_slow_is_told_with_its_name(tool: CallTool) -> None:
     """It goes on, so the model must know how to find it."""
     text = await tool(
         "processExecute", command="sleep 60", name="slow", waitForCompletion=True, timeout=1
@@ -123,7 +126,7 @@ async def test_a_command_that_is_too_slow_is_told_with_its_name(tool: Any) -> No
 
 
 async def test_a_wait_without_a_limit_ends_and_says_how_to_go_on(
-    tool: Any, monkeypatch: pytest.MonkeyPatch
+    tool: CallTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's patience ends after a minute."""
     monkeypatch.setattr("sandbox_api.api.mcp.executing.LONGEST_WAIT_S", 1)
@@ -141,7 +144,7 @@ async def test_a_wait_without_a_limit_ends_and_says_how_to_go_on(
         await tool("processKill", identifier=f"w{number}")
 
 
-async def test_a_name_in_use_is_refused(tool: Any) -> None:
+async def test_a_name_in_use_is_refused(tool: CallTool) -> None:
     """As over HTTP: an agent that starts its server twice is told so."""
     await tool("processExecute", command="sleep 60", name="web")
     text = await tool("processExecute", command="sleep 60", name="web")
@@ -149,7 +152,7 @@ async def test_a_name_in_use_is_refused(tool: Any) -> None:
     await tool("processKill", identifier="web")
 
 
-async def test_ports_that_do_not_open_are_told(tool: Any) -> None:
+async def test_ports_that_do_not_open_are_told(tool: CallTool) -> None:
     """With the reason."""
     port = free_port()
     text = await tool("processExecute", command="sleep 60", waitForPorts=[port], timeout=1)
@@ -159,7 +162,7 @@ async def test_ports_that_do_not_open_are_told(tool: Any) -> None:
     assert "exit code 3" in text
 
 
-async def test_long_output_is_cut_and_says_so(tool: Any) -> None:
+async def test_long_output_is_cut_and_says_so(tool: CallTool) -> None:
     """Of much output the end."""
     command = "seq 1 200000; echo last"
     await tool("processExecute", command=command, name="much", waitForCompletion=True)
@@ -171,7 +174,7 @@ async def test_long_output_is_cut_and_says_so(tool: Any) -> None:
     assert (found["logs"], "truncated" in found) == ("200000\nlast\n", False)
 
 
-async def test_a_listing_has_relative_paths_and_pages(tool: Any, tmp_path: Path) -> None:
+async def test_a_listing_has_relative_paths_and_pages(tool: CallTool, tmp_path: Path) -> None:
     """As the client has asked; of many entries a page."""
     for name in ("a", "b", "c"):
         (tmp_path / "work" / name).write_text(name)
@@ -186,7 +189,7 @@ async def test_a_listing_has_relative_paths_and_pages(tool: Any, tmp_path: Path)
     assert [one["name"] for one in rest["directory"]["files"]] == ["c"]
 
 
-async def test_content_that_is_no_text_comes_as_base64(tool: Any, tmp_path: Path) -> None:
+async def test_content_that_is_no_text_comes_as_base64(tool: CallTool, tmp_path: Path) -> None:
     """It is not mangled for who asks."""
     (tmp_path / "work" / "b").write_bytes(b"\xff\x00")
     assert (await tool("fsReadFile", path="b"))["content"] == "\ufffd\0"
@@ -194,13 +197,13 @@ async def test_content_that_is_no_text_comes_as_base64(tool: Any, tmp_path: Path
     assert (found["content"], found["encoding"]) == ("/wA=", "base64")
 
 
-async def test_edits_at_once_are_not_lost(tool: Any, tmp_path: Path) -> None:
+async def test_edits_at_once_are_not_lost(tool: CallTool, tmp_path: Path) -> None:
     """Each of them reads, changes and writes as one step."""
     file = tmp_path / "work" / "f"
     file.write_text("".join(f"<{number}>" for number in range(20)))
     file.chmod(0o755)
 
-    async def edit(number: int) -> Any:
+    async def edit(number: int) -> dict[str, Any]:
         old, new = f"<{number}>", f"[{number}]"
         return await tool("fsEditFile", path="f", oldString=old, newString=new)
 
@@ -211,7 +214,7 @@ async def test_edits_at_once_are_not_lost(tool: Any, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o755
 
 
-async def test_an_edit_must_be_unique(tool: Any, tmp_path: Path) -> None:
+async def test_an_edit_must_be_unique(tool: CallTool, tmp_path: Path) -> None:
     """Unless all places are meant."""
     file = tmp_path / "work" / "f"
     file.write_text("hello")
@@ -228,7 +231,7 @@ async def test_an_edit_must_be_unique(tool: Any, tmp_path: Path) -> None:
     [(1, 2, "one\ntwo"), (3, 3, "three"), (4, 4, ""), (2, 1, ""), (5, 4, ""), (1, 4, None)],
 )
 async def test_a_range_of_lines(
-    tool: Any, tmp_path: Path, start: int, end: int, content: str | None
+    tool: CallTool, tmp_path: Path, start: int, end: int, content: str | None
 ) -> None:
     """Counted from 1; a final newline begins an empty line."""
     (tmp_path / "work" / "f").write_text("one\ntwo\nthree\n")
@@ -243,7 +246,7 @@ async def test_a_range_of_lines(
 
 @pytest.mark.parametrize(("start", "end"), [(3, 1), (0, 1), (1, -1), (-5, -9), (1, 9), (9, 9)])
 async def test_a_range_that_is_none_is_refused(
-    tool: Any, tmp_path: Path, start: int, end: int
+    tool: CallTool, tmp_path: Path, start: int, end: int
 ) -> None:
     """The reference's daemon dies of it."""
     (tmp_path / "work" / "f").write_text("one\ntwo")
@@ -256,7 +259,7 @@ async def test_a_range_that_is_none_is_refused(
     assert "invalid line range" in text
 
 
-async def test_a_range_is_250_lines_at_most(tool: Any, tmp_path: Path) -> None:
+async def test_a_range_is_250_lines_at_most(tool: CallTool, tmp_path: Path) -> None:
     """And says that it is not all."""
     (tmp_path / "work" / "f").write_text("\n".join(map(str, range(1, 2001))))
     found = await tool(
@@ -269,7 +272,7 @@ async def test_a_range_is_250_lines_at_most(tool: Any, tmp_path: Path) -> None:
     assert "1001 to 1250" in found["message"]
 
 
-async def test_grep_tells_nothing_found_as_success(tool: Any, tmp_path: Path) -> None:
+async def test_grep_tells_nothing_found_as_success(tool: CallTool, tmp_path: Path) -> None:
     """No match is no failure, a leading dash no option, and what is left out is left out."""
     (tmp_path / "work" / "a.py").write_text("x = -v\n")
     (tmp_path / "work" / "b.js").write_text("x = -v\n")
@@ -284,7 +287,7 @@ async def test_grep_tells_nothing_found_as_success(tool: Any, tmp_path: Path) ->
     assert found["results"].count("\n") == 1
 
 
-async def test_file_search_finds_nothing_as_an_empty_list(tool: Any, tmp_path: Path) -> None:
+async def test_file_search_finds_nothing_as_an_empty_list(tool: CallTool, tmp_path: Path) -> None:
     """Not null; and names that are not ASCII are found."""
     (tmp_path / "work" / "Übung.txt").write_text("")
     assert (await tool("codegenFileSearch", query="zzzq"))["matches"] == []
@@ -293,7 +296,7 @@ async def test_file_search_finds_nothing_as_an_empty_list(tool: Any, tmp_path: P
     assert (await tool("codegenFileSearch", query=""))["matches"] == found["matches"]
 
 
-async def test_resources_are_files_and_logs(rpc: Any, tmp_path: Path) -> None:
+async def test_resources_are_files_and_logs(rpc: CallTool, tmp_path: Path) -> None:
     """Listed in pages, read as text or blob, below the working directory only."""
     work = tmp_path / "work"
     (work / "a b.txt").write_text("hé")
@@ -321,7 +324,7 @@ async def test_resources_are_files_and_logs(rpc: Any, tmp_path: Path) -> None:
     assert "session" in (await rpc("resources/subscribe", uri=uris[0]))["message"]
 
 
-async def test_actions_are_audited(tool: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_actions_are_audited(tool: CallTool, caplog: pytest.LogCaptureFixture) -> None:
     """As over HTTP, and marked as MCP's."""
     caplog.set_level("INFO", "sandbox_api.audit")
     await tool("processExecute", command="true", name="n", waitForCompletion=True)
@@ -333,7 +336,9 @@ async def test_actions_are_audited(tool: Any, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-async def test_g29_no_tool_reads_what_the_workload_user_cannot(tool: Any, tmp_path: Path) -> None:
+async def test_g29_no_tool_reads_what_the_workload_user_cannot(
+    tool: CallTool, tmp_path: Path
+) -> None:
     """Reads, writes, searches and commands are the user's own."""
     work = tmp_path / "work"
     for parent in (tmp_path, *tmp_path.parents[:3]):
@@ -406,17 +411,17 @@ def _tame(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return tamed
 
 
-async def test_g27_made_up_arguments_of_every_tool(app_client: Any, tmp_path: Path) -> None:
+async def test_g27_made_up_arguments_of_every_tool(app_client: OpenClient, tmp_path: Path) -> None:
     """Whatever fits a schema, or nearly, is answered by a result; the daemon lives."""
     (tmp_path / "work" / "f").write_text("text\n")
     async with providing() as service:
         await _fuzz(await app_client(relace_api_key="k", relace_base_url=service.url))
 
 
-async def _fuzz(client: Any) -> None:
+async def _fuzz(client: TestClient) -> None:
     loop = asyncio.get_running_loop()
 
-    async def post(method: str, params: dict[str, Any]) -> Any:
+    async def post(method: str, params: dict[str, Any]) -> dict[str, Any]:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         response = await client.post("/mcp", data=json.dumps(body), headers=HEADERS)
         assert response.status in {200, 400}, params

@@ -3,27 +3,43 @@
 import asyncio
 import io
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.api.mcp.conftest import OpenClient
+
+Json = dict[str, Any]
 
 BOTH = "application/json, text/event-stream"
 HEADERS = {"Content-Type": "application/json", "Accept": BOTH}
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
-def message(method: str, number: Any = 1, **params: Any) -> dict[str, Any]:
+def message(method: str, number: object = 1, **params: object) -> Json:
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
-def execute(command: str, number: Any = 1, **more: Any) -> dict[str, Any]:
+def execute(command: str, number: object = 1, **more: object) -> Json:
     arguments = {"command": command, "waitForCompletion": True}
     return message("tools/call", number, name="processExecute", arguments=arguments, **more)
 
 
-async def initialize(client: Any, version: str = "2025-06-18") -> Any:
+async def until(look: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Wait until a look gives what is wanted."""
+    async with asyncio.timeout(10):
+        while await look() != wanted:  # noqa: ASYNC110 - the other side is a server
+            await asyncio.sleep(0.01)
+
+
+async def initialize(
+    client: TestClient, version: object = "2025-06-18"
+) -> tuple[ClientResponse, Json]:
     response = await client.post(
         "/mcp", json=message("initialize", protocolVersion=version), headers=HEADERS
     )
@@ -42,7 +58,9 @@ async def initialize(client: Any, version: str = "2025-06-18") -> Any:
         (7, "2025-11-25"),
     ],
 )
-async def test_initialize_agrees_on_a_version(app_client: Any, asked: Any, agreed: str) -> None:
+async def test_initialize_agrees_on_a_version(
+    app_client: OpenClient, asked: object, agreed: str
+) -> None:
     """A client of any age is served."""
     response, answer = await initialize(await app_client(), asked)
     assert response.status == 200
@@ -53,7 +71,7 @@ async def test_initialize_agrees_on_a_version(app_client: Any, asked: Any, agree
     assert answer["result"]["capabilities"]["resources"]["subscribe"] is True
 
 
-async def test_no_session_is_needed(app_client: Any) -> None:
+async def test_no_session_is_needed(app_client: OpenClient) -> None:
     """Without initialize, and with a session's id that nobody knows any more, all is served."""
     client = await app_client()
     for headers in (HEADERS, {**HEADERS, "Mcp-Session-Id": "of a daemon before"}):
@@ -81,7 +99,7 @@ async def test_no_session_is_needed(app_client: Any) -> None:
     ],
 )
 async def test_bad_requests_are_json_rpc_errors(
-    app_client: Any, headers: dict[str, str], body: Any, status: int, text: str
+    app_client: OpenClient, headers: dict[str, str], body: object, status: int, text: str
 ) -> None:
     """Whoever sends something wrong is told what, in the form that MCP clients read."""
     client = await app_client()
@@ -94,7 +112,7 @@ async def test_bad_requests_are_json_rpc_errors(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"jsonrpc":"2.0"} x'])
-async def test_g27_bodies_that_are_no_json(app_client: Any, body: bytes) -> None:
+async def test_g27_bodies_that_are_no_json(app_client: OpenClient, body: bytes) -> None:
     """They are refused as a parse error, and the daemon goes on."""
     client = await app_client()
     response = await client.post("/mcp", data=body, headers=HEADERS)
@@ -103,7 +121,7 @@ async def test_g27_bodies_that_are_no_json(app_client: Any, body: bytes) -> None
     assert (await client.post("/mcp", json=PING, headers=HEADERS)).status == 200
 
 
-async def test_a_body_over_4_mib_is_refused(app_client: Any) -> None:
+async def test_a_body_over_4_mib_is_refused(app_client: OpenClient) -> None:
     """The limit is that of the reference, and is named."""
     client = await app_client()
     body = io.BytesIO(b" " * (4 << 20) + b"{}")
@@ -112,7 +130,7 @@ async def test_a_body_over_4_mib_is_refused(app_client: Any) -> None:
     assert "4194304" in (await response.json(content_type=None))["error"]["message"]
 
 
-async def test_an_unknown_method_is_a_json_rpc_error(app_client: Any) -> None:
+async def test_an_unknown_method_is_a_json_rpc_error(app_client: OpenClient) -> None:
     """The reference answers in plain text, which clients cannot match to their request."""
     client = await app_client()
     response = await client.post("/mcp", json=message("nope/x", "abc"), headers=HEADERS)
@@ -121,7 +139,7 @@ async def test_an_unknown_method_is_a_json_rpc_error(app_client: Any) -> None:
     assert (answer["id"], answer["error"]["code"]) == ("abc", -32601)
 
 
-async def test_notifications_and_replies_are_accepted(app_client: Any) -> None:
+async def test_notifications_and_replies_are_accepted(app_client: OpenClient) -> None:
     """They want no answer."""
     client = await app_client()
     for body in (
@@ -133,7 +151,7 @@ async def test_notifications_and_replies_are_accepted(app_client: Any) -> None:
         assert (response.status, await response.read()) == (202, b"")
 
 
-async def test_a_batch_is_answered_as_one(app_client: Any) -> None:
+async def test_a_batch_is_answered_as_one(app_client: OpenClient) -> None:
     """Until 2025-03-26 several requests may come at once; a broken one spoils no other."""
     client = await app_client()
     batch = [message("ping", 1), message("ping", "b"), {"jsonrpc": "2.0", "method": "x", "id": {}}]
@@ -143,7 +161,7 @@ async def test_a_batch_is_answered_as_one(app_client: Any) -> None:
     assert answers[0]["result"] == {}
 
 
-async def test_other_methods_of_http(app_client: Any) -> None:
+async def test_other_methods_of_http(app_client: OpenClient) -> None:
     """GET without a session is what clients know as 'no stream here'."""
     client = await app_client()
     response = await client.get("/mcp", headers={"Accept": "text/event-stream"})
@@ -154,7 +172,7 @@ async def test_other_methods_of_http(app_client: Any) -> None:
         assert (await client.request(method, "/mcp")).status == 404
 
 
-async def test_a_session_ends(app_client: Any) -> None:
+async def test_a_session_ends(app_client: OpenClient) -> None:
     """Its id means nothing any more, and its stream is over."""
     client = await app_client()
     response, _ = await initialize(client)
@@ -166,7 +184,7 @@ async def test_a_session_ends(app_client: Any) -> None:
     assert (await client.get("/mcp", headers=headers)).status == 405
 
 
-async def test_token_and_origin_hold_here_too(app_client: Any) -> None:
+async def test_token_and_origin_hold_here_too(app_client: OpenClient) -> None:
     """A page that somebody opens must not run commands (spec/mcp-codegen.md 8, 2)."""
     client = await app_client(token="secret")
     assert (await client.post("/mcp", json=PING, headers=HEADERS)).status == 401
@@ -178,7 +196,7 @@ async def test_token_and_origin_hold_here_too(app_client: Any) -> None:
     assert (await client.post("/mcp", json=PING, headers=foreign)).status == 403
 
 
-async def test_progress_and_log_come_while_a_command_runs(app_client: Any) -> None:
+async def test_progress_and_log_come_while_a_command_runs(app_client: OpenClient) -> None:
     """Who sends a progress token sees each line as it comes, then the result."""
     client = await app_client()
     body = execute("echo one; sleep 0.2; echo two >&2", _meta={"progressToken": "t"})
@@ -194,7 +212,7 @@ async def test_progress_and_log_come_while_a_command_runs(app_client: Any) -> No
     assert told[-1]["result"]["structuredContent"]["logs"] == "one\ntwo\n"
 
 
-async def test_a_client_cancels_its_call(app_client: Any, eventually: Any) -> None:
+async def test_a_client_cancels_its_call(app_client: OpenClient) -> None:
     """The command that it waits for is stopped; the request is answered without a result."""
     client = await app_client()
     response, _ = await initialize(client)
@@ -203,27 +221,28 @@ async def test_a_client_cancels_its_call(app_client: Any, eventually: Any) -> No
     body["params"]["arguments"]["name"] = "long"
     waiting = asyncio.create_task(client.post("/mcp", json=body, headers=headers))
 
-    async def status() -> str | None:
-        found = await client.get("/process/long")
-        return (await found.json()).get("status") if found.status == 200 else None
+    async def status(name: str) -> object:
+        return (await (await client.get(f"/process/{name}")).json()).get("status")
 
-    while await status() != "running":
-        await asyncio.sleep(0.01)
+    await until(lambda: status("long"), "running")
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 77}}
     assert (await client.post("/mcp", json=cancel, headers=headers)).status == 202
     answered = await asyncio.wait_for(waiting, 10)
     assert (answered.status, await answered.read()) == (202, b"")
-    assert await status() == "stopped"
+    assert await status("long") == "stopped"
 
 
-async def test_a_client_that_leaves_stops_nothing(app_client: Any) -> None:
+async def test_a_client_that_leaves_stops_nothing(app_client: OpenClient) -> None:
     """A lost connection is no wish: the command goes on."""
     client = await app_client()
     body = execute("sleep 60")
     body["params"]["arguments"]["name"] = "kept"
     waiting = asyncio.create_task(client.post("/mcp", json=body, headers=HEADERS))
-    while (await client.get("/process/kept")).status != 200:
-        await asyncio.sleep(0.01)
+
+    async def found() -> object:
+        return (await client.get("/process/kept")).status
+
+    await until(found, 200)
     waiting.cancel()
     await asyncio.wait([waiting])
     for _ in range(20):
@@ -231,12 +250,12 @@ async def test_a_client_that_leaves_stops_nothing(app_client: Any) -> None:
     await client.delete("/process/kept/kill")
 
 
-def modern(method: str, **params: Any) -> dict[str, Any]:
+def modern(method: str, **params: object) -> Json:
     meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
     return message(method, 1, _meta=meta, **params)
 
 
-async def test_2026_discovers(app_client: Any) -> None:
+async def test_2026_discovers(app_client: OpenClient) -> None:
     """The newest version has no initialize."""
     client = await app_client()
     headers = {**HEADERS, "Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "server/discover"}
@@ -263,7 +282,7 @@ async def test_2026_discovers(app_client: Any) -> None:
     ],
 )
 async def test_2026_headers_are_held_against_the_body(
-    app_client: Any, headers: dict[str, str], method: str, status: int, code: int
+    app_client: OpenClient, headers: dict[str, str], method: str, status: int, code: int
 ) -> None:
     """Proxies decide by headers, so what they say must be true."""
     client = await app_client()
@@ -272,7 +291,9 @@ async def test_2026_headers_are_held_against_the_body(
     assert (response.status, (await response.json())["error"]["code"]) == (status, code)
 
 
-async def test_2026_a_future_version_is_refused_with_those_there_are(app_client: Any) -> None:
+async def test_2026_a_future_version_is_refused_with_those_there_are(
+    app_client: OpenClient,
+) -> None:
     """So a newer client finds a version that both speak."""
     client = await app_client()
     body = modern("tools/list")
@@ -290,16 +311,18 @@ JSON = st.recursive(
     max_leaves=8,
 )
 METHODS = st.sampled_from(
-    ["initialize", "tools/call", "tools/list", "resources/read", "resources/list", "ping"]
-    + ["resources/subscribe", "logging/setLevel", "notifications/cancelled", "server/discover"]
+    [
+        *("initialize", "tools/call", "tools/list", "resources/read", "resources/list", "ping"),
+        *("resources/subscribe", "logging/setLevel", "notifications/cancelled", "server/discover"),
+    ]
 )
 
 
-async def test_g27_any_message_is_answered(app_client: Any) -> None:
+async def test_g27_any_message_is_answered(app_client: OpenClient) -> None:
     """Whatever a message holds, its answer is no 5xx and the next one is answered."""
     client = await app_client()
 
-    async def send(body: Any) -> None:
+    async def send(body: object) -> None:
         response = await client.post("/mcp", data=json.dumps(body), headers=HEADERS)
         assert response.status < 500, body
         text = await response.text()
@@ -320,7 +343,7 @@ async def test_g27_any_message_is_answered(app_client: Any) -> None:
         )
         | JSON
     )
-    def run(body: Any) -> None:
+    def run(body: object) -> None:
         asyncio.run_coroutine_threadsafe(send(body), loop).result(30)
 
     await asyncio.to_thread(run)
