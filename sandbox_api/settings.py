@@ -195,7 +195,9 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "upload_expiry_hours": read.size(
             "SANDBOX_UPLOAD_EXPIRY_HOURS", Settings.upload_expiry_hours
         ),
-        "search_timeout_s": read.size("SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s),
+        "search_timeout_s": read.seconds(
+            "SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s
+        ),
         **_process_settings(read),
         "relace_api_key": read.text("RELACE_API_KEY").strip(),
         "relace_base_url": read.text("RELACE_BASE_URL").strip(),
@@ -319,6 +321,12 @@ class _Reader:
         if not (value.isascii() and value.isdigit()):
             raise InvalidError(f"{name}={value}: must be a whole number of at least 0")
         return int(value)
+
+    def seconds(self, name: str, default: int) -> int:
+        value = self.size(name, default)
+        if value == 0:
+            raise InvalidError(f"{name}=0: must be at least 1")
+        return value
 
     def percent(self, name: str, default: int) -> int:
         value = self.size(name, default)

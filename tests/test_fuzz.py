@@ -79,7 +79,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         process = subprocess.Popen(
             [sys.executable, "-m", "sandbox_api", "-p", str(port), *flags],
             cwd=root,
-            env={"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state")},
+            env={
+                "PATH": os.environ["PATH"],
+                "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state"),
+                "SANDBOX_SEARCH_TIMEOUT_SECONDS": "2",  # a path may be the root of all
+            },
             stderr=log,
         )
     base = f"http://127.0.0.1:{port}"

@@ -1,12 +1,13 @@
 """Searches: by name, by characters of the path, by content (spec/filesystem.md 9 to 11)."""
 
+from itertools import chain
 from typing import Final, TypeVar
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
 from sandbox_api.api import query
-from sandbox_api.api.listing import PIECE_ENTRIES, batched, dump_entries, write_list
+from sandbox_api.api.listing import batched, dump_entries, write_list
 from sandbox_api.api.schemas.base import WireModel
 from sandbox_api.api.schemas.searches import (
     ContentMatch,
@@ -178,12 +179,14 @@ async def _send(
     frame = model.model_validate({"matches": [], **facts, **more})
     begin, _, end = frame.model_dump_json().encode().rpartition(_LIST)
     begin, end = begin + _LIST[:-1], b"]" + end
-    if len(matches) <= PIECE_ENTRIES:
-        return json_bytes_reply(begin + dump_entries(adapter, matches) + end)
+    pieces = (dump_entries(adapter, some) for some in batched(matches))
+    first, second = next(pieces, b""), next(pieces, None)
+    if second is None:
+        return json_bytes_reply(begin + first + end)
     response = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
     await response.prepare(request)
     await response.write(begin)
-    await write_list(response, (dump_entries(adapter, some) for some in batched(matches)))
+    await write_list(response, chain((first, second), pieces))
     await response.write_eof(end)
     return response
 

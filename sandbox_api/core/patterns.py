@@ -13,7 +13,7 @@ from itertools import pairwise
 from sandbox_api.errors import InvalidError
 
 MOST_PATTERNS = 1000  # in one list, with all that its braces stand for
-MAX_CHARACTERS = 4096  # of one: no path is longer
+MAX_CHARACTERS = 64 * 1024  # of all these together
 
 _PIECE = re.compile(
     r"(\*+)|\?|\[([\^!]?)((?:\\.|[^\\\]])+)\]|\\(.)|[^\\\[]",  # nothing else is well-formed
@@ -30,12 +30,10 @@ class Patterns:
         patterns: case-sensitive; a malformed one fits nothing.
 
     Raises:
-        InvalidError: they are too many, or one is too long.
+        InvalidError: they are too many, or too long.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        if max(map(len, patterns), default=0) > MAX_CHARACTERS:
-            raise InvalidError(f"invalid pattern: longer than {MAX_CHARACTERS} characters")
         wanted = _expand_braces(patterns)
         self._names = _compile(translate_name(one) for one in wanted if "/" not in one)
         self._paths = _compile(translate_path(one) for one in wanted if "/" in one)
@@ -88,18 +86,20 @@ def _expand_braces(patterns: Sequence[str]) -> list[str]:
     """The patterns that braces stand for; braces that do not close or hold no comma are plain."""
     done: list[str] = []
     pending = [("", pattern) for pattern in reversed(patterns)]
+    characters = 0
     while pending:
-        if len(done) + len(pending) > MOST_PATTERNS:
-            raise InvalidError(
-                f"invalid patterns: there are more than {MOST_PATTERNS}, counting all that braces "
-                "stand for; send fewer"
-            )
         head, rest = pending.pop()
         if (choice := _first_choice(rest)) is None:
             done.append(head + rest)
+            characters += len(done[-1])
         else:
             before, alternatives, after = choice
             pending += [(head + before, one + after) for one in reversed(alternatives)]
+        if len(done) + len(pending) > MOST_PATTERNS or characters > MAX_CHARACTERS:
+            raise InvalidError(
+                f"invalid patterns: there are more than {MOST_PATTERNS}, or {MAX_CHARACTERS} "
+                "characters, counting all that braces stand for; send fewer"
+            )
     return done
 
 

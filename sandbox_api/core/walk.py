@@ -5,7 +5,7 @@ Everything here blocks: run it on file threads.
 
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -55,6 +55,8 @@ class Walk:
         root: absolute; where to begin. It is not shown.
         scope: what is left out.
         stopped: asked now and then whether to end early.
+        ordered: whether the order matters; without it, it is that of the file system, and faster.
+        closed: absolute paths of directories that are shown and not entered.
 
     Attributes:
         stopped: as it was given.
@@ -66,11 +68,16 @@ class Walk:
         root: str,
         scope: WalkScope | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        ordered: bool = True,
+        closed: Container[str] = (),
     ) -> None:
         self.unreadable = 0
         self._root = root
         self._scope = scope or WalkScope()
         self.stopped = stopped
+        self._ordered = ordered
+        self._closed = closed
         self._ignores = [ignores_above(root) if self._scope.gitignore else None]
 
     def __iter__(self) -> Iterator[os.DirEntry[str]]:
@@ -102,12 +109,13 @@ class Walk:
                 self._ignores.pop()
 
     def _read_below(self, path: str) -> Iterator[os.DirEntry[str]]:
-        try:
-            return self._read(path)
-        except OSError:
-            self.unreadable += 1
-            self._ignores.append(None)
-            return iter(())
+        if path not in self._closed:
+            try:
+                return self._read(path)
+            except OSError:
+                self.unreadable += 1
+        self._ignores.append(None)
+        return iter(())
 
     def _read(self, path: str) -> Iterator[os.DirEntry[str]]:
         """What is shown of a directory, in order; the rules that hold in it become the last."""
@@ -119,7 +127,7 @@ class Walk:
                 if len(some) == _CHECK_EVERY and self.stopped():
                     break
         self._ignores.append(ignores)
-        return by_name(entries)
+        return by_name(entries) if self._ordered else iter(entries)
 
     def _shown(
         self, entries: list[os.DirEntry[str]], ignores: Ignores | None

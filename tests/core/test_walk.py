@@ -66,6 +66,30 @@ def test_walk_counts_what_cannot_be_read(tmp_path: Path, as_nobody: Callable[...
         as_nobody(list, Walk(str(tmp_path / "closed")))
 
 
+def test_walk_closed(tmp_path: Path) -> None:
+    """What is closed is shown, and searched only by whoever begins there."""
+    make(tmp_path, "a/x", "b/x", "b/a/y")
+    closed = {str(tmp_path / "a"), str(tmp_path / "b")}
+    assert [entry.name for entry in Walk(str(tmp_path), closed=closed)] == ["a", "b"]
+    assert [entry.name for entry in Walk(str(tmp_path / "b"), closed=closed)] == ["a", "y", "x"]
+
+
+def test_walk_runs(tmp_path: Path) -> None:
+    """A directory alone, and what is none side by side."""
+    make(tmp_path, "a", "b", "c/x", "d")
+    (tmp_path / "e").mkdir()
+    runs = [(directory, [e.name for e in run]) for directory, run in Walk(str(tmp_path)).runs()]
+    assert runs == [
+        (False, ["a", "b"]),
+        (True, ["c"]),
+        (False, ["x"]),
+        (False, ["d"]),
+        (True, ["e"]),
+    ]
+    names = {entry.name for entry in Walk(str(tmp_path), ordered=False)}
+    assert names == {"a", "b", "c", "x", "d", "e"}
+
+
 def test_walk_can_be_stopped(tmp_path: Path) -> None:
     """Whoever wants no more gets no more, within a large directory too."""
     make(tmp_path, *(f"{n}" for n in range(3000)))

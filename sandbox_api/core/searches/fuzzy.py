@@ -62,8 +62,7 @@ class _Candidate(NamedTuple):
     """An entry that matches; the less, the better."""
 
     less: int
-    length: int
-    order: int
+    tie: int
     path: str
     directory: bool
 
@@ -80,8 +79,8 @@ class _Best:
         self._limit = limit
         self._kept: list[_Candidate] = []
 
-    def add(self, score: int, length: int, path: str, directory: bool) -> None:
-        self._kept.append(_Candidate(-score, length, self.count, path, directory))
+    def add(self, score: int, tie: int, path: str, directory: bool) -> None:
+        self._kept.append(_Candidate(-score, tie, path, directory))
         self.count += 1
         if len(self._kept) > 2 * self._limit + _SPARE:
             self._kept = heapq.nsmallest(self._limit, self._kept)
@@ -136,7 +135,7 @@ def fuzzy(root: str, query: FuzzyQuery, until: Until) -> Outcome[FuzzyMatch]:
     limit = query.limit or MOST_MATCHES
     best = _Best(limit)
     likeness = _Likeness(query.text, limit) if query.approximate else None
-    walk = Walk(root, query.scope, until)
+    walk = Walk(root, query.scope, until, ordered=query.plain)  # else ties go by the path
     _collect(walk, root, query, best, likeness)
     found = [_match(one, approximate=False) for one in best.take(limit)]
     count = best.count
@@ -165,7 +164,8 @@ def _collect(
             if likeness is not None and not holds(path):
                 likeness.add(entry.name, path, directory)
                 continue
-            best.add(scorer.score(path), 0 if query.plain else len(path), path, directory)
+            tie = best.count if query.plain else len(path)  # the walk's order, or the shorter one
+            best.add(scorer.score(path), tie, path, directory)
             if best.count % _CHECK_EVERY == 0 and walk.stopped():
                 return
 

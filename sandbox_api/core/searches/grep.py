@@ -21,10 +21,15 @@ from sandbox_api.core.walk import Walk, WalkScope
 
 BUFFER_BYTES: Final = 128 * 1024
 BLOCK_BYTES: Final = 1 << 20
-MAX_LINE_BYTES: Final = 8 << 20  # a longer line is searched in pieces
+MAX_LINE_BYTES: Final = 2 << 20  # a longer line is searched in pieces
 MAX_ANSWER: Final = 32 << 20  # characters
+MATCH_OVERHEAD: Final = 200  # characters that a match counts beside its text
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50
+PSEUDO: Final = (
+    "/proc",
+    "/sys",
+)  # the kernel's; a search of all there is would not come to its end
 _CHECK_EVERY = 64  # small files between two looks whether to stop
 
 
@@ -113,12 +118,12 @@ class Grep:
         self._fits = compile_patterns(query.patterns)
         self._excludes = compile_patterns(query.excluded)
         self._cut = len(root.rstrip("/")) + 1
-        self._walk = Walk(root, query.scope, until)
+        self._walk = Walk(root, query.scope, until, closed=PSEUDO)
         self._unreadable_files = 0
         self._left = query.limit or MOST_MATCHES
         self._left_characters = MAX_ANSWER
         # a pseudo file may give less than it has at a time; there an end is only an empty read
-        self._may_be_pseudo = root == "/" or root.startswith(("/proc", "/sys"))
+        self._is_pseudo = root.startswith(PSEUDO)
 
     @property
     def unreadable(self) -> int:
@@ -160,7 +165,7 @@ class Grep:
         fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         try:
             size = os.readv(fd, buffers)
-            if size == BUFFER_BYTES or (size and self._may_be_pseudo):
+            if size == BUFFER_BYTES or (size and self._is_pseudo):
                 self._search_large(path, fd, bytes(buffer[:size]))
             elif self._matcher.may_match(buffer, size):
                 self._search_small(path, bytes(buffer[:size]))
@@ -210,4 +215,5 @@ class Grep:
         if self._left == 0 or self._left_characters <= 0:
             raise _EnoughError
         self._left -= 1
-        self._left_characters -= len(found.text) + len(found.context or "")
+        size = len(found.text) + len(found.context or "")
+        self._left_characters -= size + MATCH_OVERHEAD

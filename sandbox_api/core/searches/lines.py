@@ -11,6 +11,8 @@ MAX_TEXT: Final = 2000  # characters of a line in the answer
 BEFORE_MATCH: Final = 500  # characters of a cut line that stand before its match
 CUT: Final = "[... cut ...]"
 
+_CONTINUATION = 0x80  # the first two bits of a byte that is not a character's first
+
 
 @dataclass(frozen=True, slots=True)
 class FoundLine:
@@ -82,30 +84,29 @@ class LineSearch:
                 self._told = True
                 self._tell(data, line, self._characters + line.column)
         end = len(data) - self._matcher.overlap
-        while end > begin and data[end : end + 1] and data[end] & 0xC0 == 0x80:  # noqa: PLR2004
+        while end > begin and data[end] & 0xC0 == _CONTINUATION:
             end -= 1
-        self._characters += len(decode(data[begin:end]))
+        piece = data[begin:end]
+        self._characters += len(piece if piece.isascii() else decode(piece))
         return end
 
     def _tell(self, data: bytes, line: Line, column: int) -> None:
         text = cut_text(decode(data[line.begin : line.end]), line.column)
-        context = None
-        if self._context_lines:
-            before = data[lines_before(data, line.begin, self._context_lines) : line.begin]
-            behind = data[line.end + 1 : line.end + 1 + MAX_CONTEXT_BYTES]
-            parts = [
-                *_texts(before.split(b"\n"))[:-1],
-                text,
-                *_texts(behind.removesuffix(b"\n").split(b"\n") if behind else [])[
-                    : self._context_lines
-                ],
-            ]
-            context = "\n".join(parts)
+        context = self._context(data, line, text) if self._context_lines else None
         self._take(FoundLine(self._number, column, text, context))
 
+    def _context(self, data: bytes, line: Line, text: str) -> str:
+        count = self._context_lines
+        before = data[lines_before(data, line.begin, count) : line.begin]
+        behind = data[line.end + 1 : line.end + 1 + MAX_CONTEXT_BYTES]
+        lines = [*_texts(before, count), text, *_texts(behind, count)]
+        return "\n".join(lines)
 
-def _texts(lines: list[bytes]) -> list[str]:
-    return [cut_text(decode(line)) for line in lines]
+
+def _texts(lines: bytes, count: int) -> list[str]:
+    """The first lines as texts; behind the last newline is no line."""
+    parts = lines.removesuffix(b"\n").split(b"\n", count)[:count] if lines else []
+    return [cut_text(decode(line)) for line in parts]
 
 
 def lines_before(data: bytes, end: int, count: int) -> int:

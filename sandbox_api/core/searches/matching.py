@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from sandbox_api.core.searches.letters import either_case
 
+MAX_CHARACTER_BYTES = 4  # in UTF-8
+
 
 class Line(NamedTuple):
     """A line that matches, with the place of its first match.
@@ -30,10 +32,10 @@ class Matcher(ABC):
 
     Attributes:
         overlap: bytes of a line's piece that the next piece has to repeat, for no match to be lost
-            between them.
+            between them, and no character to be cut.
     """
 
-    overlap: int = 0
+    overlap: int = MAX_CHARACTER_BYTES - 1
 
     @abstractmethod
     def may_match(self, data: bytearray, size: int) -> bool:
@@ -79,7 +81,7 @@ class Literal(_BytesMatcher):
 
     def __init__(self, text: str) -> None:
         self._text = encode(text)
-        self.overlap = len(self._text) - 1
+        self.overlap = max(self.overlap, len(self._text) - 1)
 
     def may_match(self, data: bytearray, size: int) -> bool:
         return data.find(self._text, 0, size) >= 0  # as above, in half the calls
@@ -107,7 +109,8 @@ class TextInAnyCase(_BytesMatcher):
     def __init__(self, text: str) -> None:
         letters = [[encode(form) for form in either_case(character)] for character in text]
         self._search = re.compile(b"".join(map(_one_of, letters)), re.DOTALL).search
-        self.overlap = sum(max(map(len, forms)) for forms in letters) - 1
+        longest = sum(max(map(len, forms)) for forms in letters)
+        self.overlap = max(self.overlap, longest - 1)
 
     def _find(self, data: bytearray | bytes, begin: int, end: int) -> int:
         match = self._search(data, begin, end)

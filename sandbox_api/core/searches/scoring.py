@@ -1,8 +1,9 @@
 """How well a path fits a query of which it holds all characters in order.
 
-The scale and the rules are those of fzf's second algorithm, so that whoever knows fzf finds the
-same order here: each character counts, runs count more, and so do beginnings of words, of names
-and of humps; gaps cost. The best alignment of all is taken.
+The scale and the rules are those of fzf's second algorithm, so that whoever knows fzf finds nearly
+the same order here: each character counts, runs count more, and so do beginnings of words, of names
+and of humps; gaps cost. The best alignment of all is taken. Two things are ours: the beginning of
+the path counts as that of any other name, and what stands in the base name counts more.
 """
 
 import re
@@ -17,12 +18,11 @@ MATCH: Final = 16
 GAP_START: Final = -3
 GAP_EXTENSION: Final = -1
 BOUNDARY: Final = MATCH // 2
-BEGINNING: Final = BOUNDARY + 2  # of the path
-AFTER_DELIMITER: Final = BOUNDARY + 1
+BEGINNING: Final = BOUNDARY + 1  # of the path, and behind a delimiter
 HUMP: Final = BOUNDARY + GAP_EXTENSION
 CONSECUTIVE: Final = -(GAP_START + GAP_EXTENSION)
 FIRST_FACTOR: Final = 2
-IN_NAME: Final = 4  # where the base name alone holds the query; this is ours
+IN_NAME: Final = 4  # where the base name alone holds the query
 
 _SPACE, _SIGN, _DELIMITER, _LOWER, _UPPER, _LETTER, _DIGIT = range(7)
 _DELIMITERS = "/,:;|"
@@ -150,7 +150,7 @@ def _bonus_of(before_character: str, character: str) -> int:
     """What it is worth that a character stands behind another."""
     before, kind = _kind(before_character), _kind(character)
     if kind > _SIGN and before <= _DELIMITER:
-        return {_SPACE: BEGINNING, _SIGN: BOUNDARY, _DELIMITER: AFTER_DELIMITER}[before]
+        return {_SPACE: BEGINNING, _SIGN: BOUNDARY, _DELIMITER: BEGINNING}[before]
     if (before == _LOWER and kind == _UPPER) or (before != _DIGIT and kind == _DIGIT):
         return HUMP
     return {_SPACE: BEGINNING, _SIGN: BOUNDARY}.get(kind, 0)

@@ -43,7 +43,7 @@ class Searches:
     Args:
         threads: where they run, and as whom. Not those of other file work: a search takes long.
         reaper: waits for the processes that apply regular expressions.
-        timeout_s: the most seconds that a search may take once it has begun.
+        timeout_s: the most seconds that a search may take, its wait for a thread included.
     """
 
     def __init__(self, threads: FileThreads, reaper: Reaper, *, timeout_s: float) -> None:
@@ -59,7 +59,7 @@ class Searches:
             NotFoundError: it is none, or there is nothing.
             FailedError: the system refused to look.
         """
-        await self._threads.run(_require_directory, location)
+        await self._run(lambda _: _require_directory(location))
 
     async def find(self, location: Location, query: FindQuery) -> Outcome[FindMatch]:
         """Find by name; see `find`.
@@ -71,7 +71,7 @@ class Searches:
 
         def run(until: Until) -> Outcome[FindMatch]:
             with attempt(WALKING):
-                entry_status(location)
+                _look(location, entry_status)
                 with operation("open", location.absolute):
                     return find(location.absolute, query, until)
 
@@ -106,7 +106,7 @@ class Searches:
             FailedError: the system refused to read it.
         """
         if query.regex:
-            await self._threads.run(_require_readable, location)
+            await self._run(lambda _: _require_readable(location))
             return await self._grep_by_worker(location, query)
 
         def run(until: Until) -> Outcome[GrepMatch]:
@@ -161,7 +161,7 @@ class Searches:
             )
             with _memory_file(encode_request(request)) as asked, _memory_file() as answered:
                 end = await self._await_worker(asked, answered, until.left_s)
-                matches, told = await self._threads.run(_read_answer, answered)
+                matches, told = await asyncio.to_thread(_read_answer, answered)
         if told is None and end is not None and end.signal != "SIGALRM":
             raise FailedError(
                 "the process that searched by the regular expression was ended by something else "
@@ -205,9 +205,19 @@ def _read_answer(fd: int) -> tuple[list[GrepMatch], WorkerEnd | None]:
     return decode_answer(os.pread(fd, os.fstat(fd).st_size, 0))
 
 
+def _look(location: Location, status_of: Callable[[Location], os.stat_result]) -> os.stat_result:
+    """The status of the start of a search."""
+    try:
+        return status_of(location)
+    except NotFoundError:
+        raise NotFoundError(
+            f"{WALKING}: lstat {printable(location.absolute)}: no such file or directory"
+        ) from None
+
+
 def _require_directory(location: Location) -> None:
-    if not stat.S_ISDIR(follow_status(location).st_mode):
-        raise NotFoundError(f"{printable(location.absolute)} is no directory")
+    if not stat.S_ISDIR(_look(location, follow_status).st_mode):
+        raise NotFoundError(f"{WALKING}: {printable(location.absolute)} is no directory")
 
 
 def _require_readable(location: Location) -> None:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 M = TypeVar("M")
 
-MOST_MATCHES = 1_000_000
+MOST_MATCHES = 500_000
 """What a search without a limit returns at most: nothing here is without an end."""
 
 

@@ -24,7 +24,7 @@ from sandbox_api.core.walk import WalkScope
 from sandbox_api.errors import InvalidError
 
 MODULE: Final = "sandbox_api.core.searches.worker"
-MAX_MEMORY_BYTES: Final = 1 << 30  # of addresses
+MAX_MEMORY_BYTES: Final = 256 << 20  # of addresses
 _READ_BYTES = 64 * 1024
 
 
@@ -90,6 +90,9 @@ def decode_request(data: bytes) -> WorkerRequest:
     scope["exclude_directories"] = frozenset(scope["exclude_directories"])
     value["query"]["scope"] = WalkScope(**scope)
     value["query"] = GrepQuery(**value["query"])
+    if value["user"] is not None:
+        uid, gid, groups = value["user"]
+        value["user"] = uid, gid, tuple(groups)
     return WorkerRequest(**value)
 
 
