@@ -59,7 +59,7 @@ class Searches:
             NotFoundError: it is none, or there is nothing.
             FailedError: the system refused to look.
         """
-        await self._run(lambda _: _require_directory(location))
+        await self.run(lambda _: _require_directory(location))
 
     async def find(self, location: Location, query: FindQuery) -> Outcome[FindMatch]:
         """Find by name; see `find`.
@@ -106,7 +106,7 @@ class Searches:
             FailedError: the system refused to read it.
         """
         if query.regex:
-            await self._run(lambda _: _require_readable(location))
+            await self.run(lambda _: _require_readable(location))
             return await self._grep_by_worker(location, query)
 
         def run(until: Until) -> Outcome[GrepMatch]:
