@@ -1,6 +1,6 @@
 """Some lines of a file of any size.
 
-Everything here blocks: run it on search threads, for a file may have any size.
+Everything here blocks: run it on file threads.
 """
 
 import io

@@ -8,11 +8,13 @@ from sandbox_api.api.mcp.files import MOST_ENTRIES, read_directory
 from sandbox_api.api.mcp.schemas import Arguments, Integer, OptionalText, Result
 from sandbox_api.api.mcp.tools import AnyTool, Call, Hints, Tool, failing
 from sandbox_api.api.schemas.files import DirectoryReply
-from sandbox_api.api.wire import FILES, SEARCHES
+from sandbox_api.api.wire import FILE_THREADS, FILES
 from sandbox_api.core.directories import Page
 from sandbox_api.core.lines import read_lines
+from sandbox_api.core.searches.until import Until
 
 MOST_LINES: Final = 250
+READ_TIMEOUT_S: Final = 10.0  # to come to a line far behind in a huge file
 
 
 class RangeArguments(Arguments):
@@ -46,9 +48,8 @@ async def read_range(call: Call, wanted: RangeArguments) -> RangeResult:
     last = min(end, start + MOST_LINES - 1)
     location = call.app[FILES].resolve(wanted.target_file)
     with failing("failed to read file", "error reading file"):
-        content = await call.app[SEARCHES].run(
-            lambda until: read_lines(location, start, last, until)
-        )
+        until = Until(READ_TIMEOUT_S)
+        content = await call.app[FILE_THREADS].run(read_lines, location, start, last, until)
     message = ""
     if last < end:
         message = f"Only lines {start} to {last} are returned, {MOST_LINES} at a time; read on"

@@ -49,7 +49,7 @@ _BAD_REQUEST, _NOT_FOUND, _TOO_LARGE, _WRONG_TYPE = 400, 404, 413, 415
 
 
 class Endpoint:
-    """The server, made when it is first used: its models and schemas take time to build.
+    """The server, made when it is first used: its models and schemas take a tenth of a second.
 
     Args:
         app: the application, where the owners are found.
@@ -59,19 +59,25 @@ class Endpoint:
         self._app = app
         self._server: Server | None = None
 
-    @property
-    def server(self) -> "Server":
+    async def server(self) -> "Server":
         """The one server of the application."""
         if self._server is None:
-            from sandbox_api.api.mcp.server import Server  # noqa: PLC0415 - see the class
-
-            self._server = Server(self._app)
+            make = await asyncio.to_thread(_load)
+            if self._server is None:  # nobody was faster
+                self._server = make(self._app)
         return self._server
 
     def close(self) -> None:
         """The daemon stops."""
         if self._server is not None:
             self._server.close()
+
+
+def _load() -> "type[Server]":
+    """Import the server and its tools; takes long, so on a thread of its own."""
+    from sandbox_api.api.mcp.server import Server  # noqa: PLC0415 - see the package's docstring
+
+    return Server
 
 
 ENDPOINT: web.AppKey[Endpoint] = web.AppKey("mcp", Endpoint)
@@ -88,7 +94,7 @@ class _RefusedError(Exception):
 
 async def post(request: web.Request) -> web.StreamResponse:
     """One message, or a batch of them where the version has batches."""
-    server = request.app[ENDPOINT].server
+    server = await request.app[ENDPOINT].server()
     try:
         session = server.sessions.find(request.headers.get(SESSION_HEADER))
         version = _version(request, session)
@@ -171,7 +177,8 @@ async def _answer_as_stream(
 
 async def get(request: web.Request) -> web.StreamResponse:
     """What a session subscribed to, as it changes."""
-    session = request.app[ENDPOINT].server.sessions.find(request.headers.get(SESSION_HEADER))
+    server = await request.app[ENDPOINT].server()
+    session = server.sessions.find(request.headers.get(SESSION_HEADER))
     if session is None or "text/event-stream" not in request.headers.get("Accept", ""):
         response = json_error(
             405, "SSE streaming not supported. Please use POST for MCP communication."
@@ -191,7 +198,7 @@ async def get(request: web.Request) -> web.StreamResponse:
 
 async def delete(request: web.Request) -> web.Response:
     """End a session."""
-    sessions = request.app[ENDPOINT].server.sessions
+    sessions = (await request.app[ENDPOINT].server()).sessions
     session = sessions.find(request.headers.get(SESSION_HEADER))
     if session is None:
         return not_found()

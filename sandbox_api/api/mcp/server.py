@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -67,6 +67,7 @@ class Server:
             tool.name: tool for tool in sorted(found, key=lambda tool: tool.name)
         }
         resources = Resources(app)
+        self._told: list[Json] | None = None
         self._methods: Mapping[str, Callable[[Request, Peer], Awaitable[Json]]] = {
             "initialize": self._initialize,
             "ping": self._ping,
@@ -168,7 +169,9 @@ class Server:
 
     async def _list_tools(self, request: Request, _: Peer) -> Json:
         _refuse_cursor(request)
-        return {"tools": [tool.told for tool in self.tools.values()], **_CACHING}
+        if self._told is None:  # building schemas takes long
+            self._told = await asyncio.to_thread(_tell, list(self.tools.values()))
+        return {"tools": self._told, **_CACHING}
 
     async def _call_tool(self, request: Request, peer: Peer) -> Json:
         tool = find_tool(self.tools, request.params)
@@ -190,6 +193,10 @@ class Server:
     def close(self) -> None:
         """The daemon stops."""
         self.sessions.end_all()
+
+
+def _tell(tools: Sequence[AnyTool]) -> list[Json]:
+    return [tool.told for tool in tools]
 
 
 def _capabilities(*, subscribe: bool) -> Json:

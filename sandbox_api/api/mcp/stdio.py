@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -28,6 +28,9 @@ from sandbox_api.api.mcp.versions import ASSUMED, MODERN, SUPPORTED, is_modern, 
 from sandbox_api.api.wire import dump_json
 from sandbox_api.errors import FailedError
 
+if TYPE_CHECKING:
+    from sandbox_api.api.mcp.server import Server
+
 MAX_LINE_BYTES: Final = 4 << 20
 READ_BYTES: Final = 256 * 1024
 MOST_AT_ONCE: Final = 100
@@ -42,7 +45,7 @@ async def serve_stdio(app: web.Application, stop: asyncio.Event) -> None:
         stop: set when it is to end at once.
     """
     stdin, stdout = await _open_stdin(), await _open_stdout()
-    connection = _Connection(app, stdout)
+    connection = _Connection(await app[ENDPOINT].server(), stdout)
     work = asyncio.create_task(connection.run(stdin))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -55,8 +58,8 @@ async def serve_stdio(app: web.Application, stop: asyncio.Event) -> None:
 class _Connection:
     """The one client."""
 
-    def __init__(self, app: web.Application, stdout: asyncio.StreamWriter) -> None:
-        self._server = app[ENDPOINT].server
+    def __init__(self, server: "Server", stdout: asyncio.StreamWriter) -> None:
+        self._server = server
         self._session: Session = self._server.sessions.begin(ASSUMED)
         self._stdout = stdout
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
