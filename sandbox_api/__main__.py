@@ -138,6 +138,8 @@ async def _serve_stdio(runner: Runner) -> None:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
         await serve_stdio(runner.app, told_to_stop)
+        if os.getpid() == 1:  # as below
+            await runner.app[PROCESSES].end_all(END_ALL_S)
     finally:
         await runner.cleanup()
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from sandbox_api.api.schemas.network import PortEntry, PortsReply
+from sandbox_api.api.schemas.network import PortsReply, port_entry
 from sandbox_api.api.wire import FILE_THREADS, PROCESSES, json_reply
 from sandbox_api.core.ports import OwnedSocket, sockets_of
 from sandbox_api.core.processes import Process
@@ -25,7 +25,7 @@ async def list_ports(request: web.Request) -> web.Response:
     pipes = process.output.pipe_links() if process else ()
     # as the workload user, who sees its own processes only (G29)
     found = await request.app[FILE_THREADS].run(_sockets, pid, process, pipes)
-    return json_reply(PortsReply(pid=pid, ports=[_entry(one) for one in found]))
+    return json_reply(PortsReply(pid=pid, ports=[port_entry(one) for one in found]))
 
 
 async def head_ports(request: web.Request) -> web.Response:
@@ -51,20 +51,6 @@ def _pid(request: web.Request) -> int:
     if not _NUMBER.fullmatch(text):
         raise InvalidError("invalid PID")
     return int(text)
-
-
-def _entry(owned: OwnedSocket) -> PortEntry:
-    one = owned.socket
-    return PortEntry(
-        pid=owned.pid,
-        protocol=one.protocol,
-        local_addr=one.local_addr,
-        local_port=one.local_port,
-        remote_addr=one.remote_addr,
-        remote_port=one.remote_port,
-        state=one.state,
-        process_name=owned.process_name,
-    )
 
 
 ROUTES = (

@@ -7,11 +7,19 @@ within a deadline. What it answers is told, cut; the key is not.
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from aiohttp import ClientConnectionError, ClientError, ClientSession, ClientTimeout, StreamReader
+from aiohttp import (
+    ClientConnectionError,
+    ClientError,
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    StreamReader,
+)
 
 from sandbox_api.core.codegen.provider import Document, Provider, Ranked
 from sandbox_api.errors import FailedError, SandboxError, UnavailableError
@@ -84,7 +92,7 @@ class Service:
             ) as response:
                 answer = await _read(response.content)
                 status, after = response.status, response.headers.get("Retry-After", "")
-        except ClientConnectionError as exc:
+        except (ClientConnectionError, ClientPayloadError) as exc:
             raise _BusyError(f"failed to make request to {self.name} API: {exc}") from exc
         except (ClientError, ValueError) as exc:  # an address that is none, an answer that is none
             raise FailedError(f"failed to make request to {self.name} API: {exc}") from exc
@@ -144,11 +152,11 @@ class Relace:
             },
         )
         by_name = {one.name: one for one in documents}
-        found = ((item.get("filename"), item.get("score")) for item in _items(answer))
+        found = ((item.get("filename"), _score(item, "score")) for item in _items(answer))
         return [
-            Ranked(by_name[name], float(score))
+            Ranked(by_name[name], score)
             for name, score in found
-            if name in by_name and isinstance(score, int | float)
+            if isinstance(name, str) and name in by_name and score is not None
         ]
 
 
@@ -190,13 +198,11 @@ class Morph:
                 "documents": [one.content for one in documents],
             },
         )
-        found = ((item.get("index"), item.get("relevance_score")) for item in _items(answer))
+        found = ((item.get("index"), _score(item, "relevance_score")) for item in _items(answer))
         return [
-            Ranked(documents[index], float(score))
+            Ranked(documents[index], score)
             for index, score in found
-            if isinstance(index, int)
-            and 0 <= index < len(documents)
-            and isinstance(score, int | float)
+            if isinstance(index, int) and 0 <= index < len(documents) and score is not None
         ]
 
 
@@ -242,6 +248,11 @@ def _items(answer: Json) -> list[Json]:
     if not isinstance(results, list):
         raise FailedError("failed to unmarshal response: it has no results")
     return [item for item in results if isinstance(item, dict)]
+
+
+def _score(item: Json, key: str) -> float | None:
+    value = item.get(key)
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _seconds(text: str) -> float | None:

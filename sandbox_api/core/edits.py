@@ -129,6 +129,7 @@ def _telling(text: str) -> Iterator[None]:
 
 def _read(location: Location, missing: bool) -> Snapshot:
     if missing and not os.path.lexists(location.absolute):
+        refuse_reserved(location)
         return Snapshot(b"", Condition(none_match={"*"}))
     fd, status = open_regular(location.absolute, follow_status(location))
     try:

@@ -151,8 +151,8 @@ TOOLS: Final[tuple[AnyTool, ...]] = (
     ),
     Tool(
         "codegenReapply",
-        "Apply the last edit of a file once more by a more careful model. Use it right after a "
-        "codegenEditFile whose result is not what was meant.",
+        "Apply the last edit of a file once more, to what it was before, by a more careful model "
+        "where the service has one. Use it right after a codegenEditFile that went wrong.",
         ReapplyArguments,
         MessageResult,
         reapply,

@@ -126,8 +126,9 @@ async def read_file(call: Call, wanted: ReadArguments) -> ReadResult:
 
 def _too_large(location: Location) -> TooLargeError:
     return TooLargeError(
-        f"{printable(location.absolute)} is over {MAX_READ_BYTES} bytes; read some of its lines "
-        "with codegenReadFileRange, or search it with codegenGrepSearch"
+        f"{printable(location.absolute)} is too large to be read at once (over {MAX_READ_BYTES} "
+        "characters); read some of its lines with codegenReadFileRange, or search it with "
+        "codegenGrepSearch"
     )
 
 

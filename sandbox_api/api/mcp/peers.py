@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from sandbox_api.api.mcp.sessions import Session
 from sandbox_api.api.mcp.tools import Notify
-from sandbox_api.api.mcp.versions import ASSUMED
 
 
 @dataclass(slots=True)
@@ -15,13 +14,11 @@ class Peer:
     Attributes:
         headers: of its request; empty where there are none.
         session: where it has one.
-        version: of the protocol.
         modern: whether it is of the kind without sessions.
         notify: sends a notification along with the answer; None where that cannot be.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     session: Session | None = None
-    version: str = ASSUMED
     modern: bool = False
     notify: Notify | None = None

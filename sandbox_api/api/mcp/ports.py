@@ -1,13 +1,13 @@
 """The tool that tells which ports are open."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from pydantic import Field
 
 from sandbox_api.api.mcp.schemas import Arguments, Result
 from sandbox_api.api.mcp.tools import AnyTool, Call, Hints, Tool
-from sandbox_api.api.schemas.network import PortEntry
+from sandbox_api.api.schemas.network import PortEntry, port_entry
 from sandbox_api.api.wire import FILE_THREADS, PROCESSES
 from sandbox_api.core.ports import OwnedSocket, sockets_of
 from sandbox_api.core.processes import Process
@@ -33,17 +33,13 @@ async def list_ports(call: Call, wanted: PortsArguments) -> PortsResult:
         if process is None:
             raise NotFoundError("failed to list ports: process not found")
     # as the workload user, who sees its own processes only (G29)
-    found = await call.app[FILE_THREADS].run(_listening, process)
-    entries = [PortEntry.model_validate({**one.socket._asdict(), **_owner(one)}) for one in found]
-    return PortsResult(ports=entries)
+    pipes = process.output.pipe_links() if process else ()
+    found = await call.app[FILE_THREADS].run(_listening, process, pipes)
+    return PortsResult(ports=[port_entry(one) for one in found])
 
 
-def _owner(one: OwnedSocket) -> dict[str, object]:
-    return {"pid": one.pid, "process_name": one.process_name}
-
-
-def _listening(process: Process | None) -> Sequence[OwnedSocket]:
-    stats = all_stats() if process is None else find_processes(process)
+def _listening(process: Process | None, pipes: Collection[str]) -> Sequence[OwnedSocket]:
+    stats = all_stats() if process is None else find_processes(process, pipes)
     found = sockets_of((stat.pid, stat.name) for stat in stats)
     return [one for one in found if one.socket.open]
 

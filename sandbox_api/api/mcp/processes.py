@@ -28,6 +28,8 @@ DEFAULT_LOG_BYTES: Final = 256 * 1024
 LIST_CHARACTERS: Final = 1 << 20
 """How much output the list inlines, newest processes first."""
 
+MOST_ENDED: Final = 100
+
 IDENTIFIER: Final = "PID or name of the process"
 
 
@@ -55,6 +57,7 @@ class ProcessResult(Result, ProcessReply):
 
 class ListResult(Result):
     processes: list[ProcessResult]
+    truncated: OptionalFlag = False
 
 
 class LogsResult(Result):
@@ -79,12 +82,15 @@ async def read_end(call: Call, process: Process) -> OutputText:
 async def list_processes(call: Call, _: NoArguments) -> ListResult:
     left = LIST_CHARACTERS
     found = []
-    for process in reversed(call.app[PROCESSES].list()):
+    everything = call.app[PROCESSES].list()
+    ended = set([one for one in everything if not one.running][-MOST_ENDED:])
+    chosen = [process for process in everything if process.running or process in ended]
+    for process in reversed(chosen):
         output = await read_end(call, process) if left > 0 else OutputText()
         left -= len(output.logs) * 2
         found.append(_told(process, output, unfinished=None))
         await asyncio.sleep(0)
-    return ListResult(processes=found[::-1])
+    return ListResult(processes=found[::-1], truncated=len(chosen) < len(everything))
 
 
 async def get(call: Call, wanted: IdentifierArguments) -> ProcessResult:
@@ -170,8 +176,8 @@ def find_process(call: Call, identifier: str, otherwise: str) -> Process:
 TOOLS: Final[tuple[AnyTool, ...]] = (
     Tool(
         "processesList",
-        "List the processes that were started in this sandbox, ended ones too, with their status "
-        "and the end of their output.",
+        "List the processes that were started in this sandbox, with their status and the end of "
+        "their output: all that run, and the 100 that were started last of those that have ended.",
         NoArguments,
         ListResult,
         list_processes,

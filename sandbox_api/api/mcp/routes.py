@@ -101,7 +101,7 @@ async def post(request: web.Request) -> web.StreamResponse:
         messages, batch = await _read(request, version)
     except _RefusedError as exc:
         return _reply(error_reply(None, exc.error), exc.status)
-    peer = Peer(headers=request.headers, session=session, version=version)
+    peer = Peer(headers=request.headers, session=session)
     if not batch and isinstance(messages[0], Request):
         return await _answer_one(request, server, messages[0], peer)
     return await _answer_all(server, messages, peer, batch=batch)
@@ -243,7 +243,7 @@ def _check_headers(request: web.Request) -> None:
         raise _refused("Content-Type must be 'application/json'", status=_WRONG_TYPE)
     accepted = {
         part.partition(";")[0].strip().lower()
-        for part in ",".join(request.headers.getall("Accept", [])).split(",")
+        for part in ",".join(request.headers.getall("Accept", ["*/*"])).split(",")
     }
     for kind, any_of_it in (("application/json", "application/*"), ("text/event-stream", "text/*")):
         if not accepted & {kind, any_of_it, "*/*"}:

@@ -33,9 +33,9 @@ OptionalFlag = Annotated[bool, Field(exclude_if=lambda flag: not flag)]
 
 
 class Arguments(WireModel):
-    """What a tool takes; what it does not know is refused."""
+    """What a tool takes; what it does not know is refused, another spelling of a name too."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_by_name=False)
 
 
 class Result(WireModel):

@@ -22,8 +22,15 @@ from sandbox_api.api.mcp.jsonrpc import (
 from sandbox_api.api.mcp.peers import Peer
 from sandbox_api.api.mcp.resources import Resources
 from sandbox_api.api.mcp.sessions import Sessions
-from sandbox_api.api.mcp.tools import LOG_LEVELS, AnyTool, Call, find_tool
-from sandbox_api.api.mcp.versions import SERVER_INFO, SUPPORTED, negotiate, stamp
+from sandbox_api.api.mcp.tools import AnyTool, Call, find_tool
+from sandbox_api.api.mcp.versions import (
+    LOG_LEVELS,
+    SERVER_INFO,
+    SUPPORTED,
+    asked_log_level,
+    negotiate,
+    stamp,
+)
 from sandbox_api.api.wire import CODEGEN
 
 log = logging.getLogger("sandbox_api.mcp")
@@ -130,7 +137,6 @@ class Server:
 
     async def _initialize(self, request: Request, peer: Peer) -> Json:
         version = negotiate(request.params.get("protocolVersion"))
-        peer.version = version
         if peer.session is None:
             peer.session = self.sessions.begin(version)
         peer.session.version = version
@@ -176,12 +182,13 @@ class Server:
     async def _call_tool(self, request: Request, peer: Peer) -> Json:
         tool = find_tool(self.tools, request.params)
         session = peer.session
+        log_level = "info" if session is None else session.log_level
         call = Call(
             app=self._app,
             headers=peer.headers,
             notify=peer.notify if self.reports(request) else None,
             progress_token=_progress_token(request),
-            log_level="info" if session is None else session.log_level,
+            log_level=asked_log_level(request) if peer.modern else log_level,
             cancelled=peer.modern,
         )
         arguments = request.params.get("arguments")

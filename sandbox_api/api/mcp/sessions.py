@@ -17,7 +17,7 @@ from sandbox_api.api.mcp.jsonrpc import Id, Json
 from sandbox_api.api.mcp.tools import Call
 
 MOST_SESSIONS: Final = 1000
-MOST_WAITING: Final = 1000
+MOST_WAITING: Final = 200
 MOST_SUBSCRIPTIONS: Final = 100
 
 Key = tuple[type, Id]  # for JSON 1 and "1" differ
@@ -76,9 +76,10 @@ class Session:
                 running.task.cancel()
 
     def tell(self, message: Json) -> None:
-        """Leave a message for the client; of too many the oldest go."""
-        self._waiting.append(message)
-        self._changed.set()
+        """Leave a message for the client, once; of too many the oldest go."""
+        if message not in self._waiting:
+            self._waiting.append(message)
+            self._changed.set()
 
     def open_stream(self) -> int:
         """A client listens; who listened before has lost its connection, and its stream ends."""

@@ -51,7 +51,7 @@ async def serve_stdio(app: web.Application, stop: asyncio.Event) -> None:
     await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
     for task in (work, stopped):
         task.cancel()
-    with suppress(asyncio.CancelledError, ConnectionError):  # the client has left
+    with suppress(asyncio.CancelledError):
         await work
 
 
@@ -102,7 +102,7 @@ class _Connection:
             await self._send(told[0])
 
     async def _answer_one(self, message: Message | RpcError) -> Json | None:
-        peer = Peer(session=self._session, version=self._session.version, notify=self._notify)
+        peer = Peer(session=self._session, notify=self._notify)
         if isinstance(message, RpcError):
             return error_reply(None, message)
         if isinstance(message, Notification):
@@ -123,8 +123,9 @@ class _Connection:
         await self._write(dump_json(message) + b"\n")
 
     async def _write(self, line: bytes) -> None:
-        self._stdout.write(line)
-        await self._stdout.drain()
+        with suppress(ConnectionError):  # who does not listen any more ends stdin too
+            self._stdout.write(line)
+            await self._stdout.drain()
 
 
 def _parse(line: bytes | None) -> Parsed:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -15,18 +15,14 @@ from pydantic import ValidationError
 from sandbox_api.api.audit import audit_headers
 from sandbox_api.api.mcp.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, Id, Json, RpcError
 from sandbox_api.api.mcp.schemas import Arguments, Result, explain, input_schema, output_schema
-from sandbox_api.errors import SandboxError
+from sandbox_api.api.mcp.versions import LOG_LEVELS
+from sandbox_api.errors import InvalidError, SandboxError
 
 log = logging.getLogger("sandbox_api.mcp")
 
 A = TypeVar("A", bound=Arguments)
 R = TypeVar("R", bound=Result)
 Notify = Callable[[str, Mapping[str, object]], Awaitable[None]]
-
-LOG_LEVELS: Final = (
-    *("debug", "info", "notice", "warning"),
-    *("error", "critical", "alert", "emergency"),
-)
 
 
 @dataclass(slots=True)
@@ -38,7 +34,7 @@ class Call:
         headers: of the request, for the audit line.
         notify: sends a notification to the client; None where nobody asked for any.
         progress_token: what the client knows its progress by; None where it did not ask.
-        log_level: the least level that the client wants to be told.
+        log_level: the least level that the client wants to be told; None for nothing.
         cancelled: whether its end before its time is what the client wants: it has cancelled it,
             and not merely lost its connection.
     """
@@ -47,7 +43,7 @@ class Call:
     headers: Mapping[str, str]
     notify: Notify | None = None
     progress_token: Id | None = None
-    log_level: str = "info"
+    log_level: str | None = "info"
     cancelled: bool = False
 
     def audit(self, action: str, **extras: object) -> None:
@@ -65,7 +61,9 @@ class Call:
 
     async def tell_log(self, level: str, logger: str, data: object) -> None:
         """Tell a line of log, if its level is one that the client wants."""
-        if self.notify is None or LOG_LEVELS.index(level) < LOG_LEVELS.index(self.log_level):
+        if self.notify is None or self.log_level is None:
+            return
+        if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.log_level):
             return
         params = {"level": level, "logger": logger, "data": data}
         await self.notify("notifications/message", params)
@@ -134,7 +132,11 @@ class Tool(Generic[A, R]):
         """Run it; whatever goes wrong is its result, or an RpcError for what is our fault."""
         started = time.perf_counter()
         try:
-            result = await self._run(call, {} if arguments is None else arguments)
+            checked = self._check({} if arguments is None else arguments)
+            result = await self.run(call, checked)
+        except ValidationError as exc:
+            self._log("failed", started, "invalid arguments")  # which may hold a secret
+            return failure(explain(exc, self.told["inputSchema"]))
         except SandboxError as exc:
             self._log("failed", started, exc.message)
             return failure(exc.message)
@@ -144,17 +146,12 @@ class Tool(Generic[A, R]):
         self._log("completed", started)
         return success(result)
 
-    async def _run(self, call: Call, arguments: object) -> R | Json:
+    def _check(self, arguments: object) -> A:
         if not isinstance(arguments, dict):
-            return failure(
-                'validating "arguments": unmarshaling arguments: an object is expected, not '
-                f"{json.dumps(arguments)[:100]}"
+            raise InvalidError(
+                'validating "arguments": unmarshaling arguments: an object is expected'
             )
-        try:
-            checked = self.arguments.model_validate(arguments)
-        except ValidationError as exc:
-            return failure(explain(exc, self.told["inputSchema"]))
-        return await self.run(call, checked)
+        return self.arguments.model_validate(arguments)
 
     def _log(self, outcome: str, started: float, error: str = "") -> None:
         duration_ms = round((time.perf_counter() - started) * 1000)
@@ -166,10 +163,8 @@ class Tool(Generic[A, R]):
 AnyTool = Tool[Any, Any]
 
 
-def success(result: Result | Json) -> Json:
+def success(result: Result) -> Json:
     """What a client is told of a result, as a value and as a text with sorted keys."""
-    if not isinstance(result, Result):
-        return result
     value = json.loads(result.__pydantic_serializer__.to_json(result, by_alias=True))
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return {"content": [{"type": "text", "text": text}], "structuredContent": value}

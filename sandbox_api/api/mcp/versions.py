@@ -26,10 +26,15 @@ FIRST_WITHOUT_BATCHES: Final = "2025-06-18"
 ASSUMED: Final = "2025-03-26"
 SUPPORTED: Final = (MODERN, LATEST_WITH_HANDSHAKE, FIRST_WITHOUT_BATCHES, ASSUMED, "2024-11-05")
 
+LOG_LEVELS: Final = (
+    *("debug", "info", "notice", "warning"),
+    *("error", "critical", "alert", "emergency"),
+)
 VERSION_HEADER: Final = "Mcp-Protocol-Version"
 SERVER_INFO: Final[Mapping[str, str]] = {"name": "Sandbox API Server", "version": __version__}
 
 _META_VERSION: Final = "io.modelcontextprotocol/protocolVersion"
+_META_LOG_LEVEL: Final = "io.modelcontextprotocol/logLevel"
 _META_SERVER: Final = "io.modelcontextprotocol/serverInfo"
 _NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "resources/read": "uri"}
 _ENCODED = re.compile(r"=\?base64\?(.*)\?=")
@@ -66,6 +71,12 @@ def told_version(request: Request) -> str | None:
     """The version that a request of the kind without sessions says it speaks."""
     told = request.meta.get(_META_VERSION)
     return told if isinstance(told, str) else None
+
+
+def asked_log_level(request: Request) -> str | None:
+    """The least level of log that such a request wants to be told of; None for nothing."""
+    level = request.meta.get(_META_LOG_LEVEL)
+    return level if isinstance(level, str) and level in LOG_LEVELS else None
 
 
 def check_modern(headers: Mapping[str, str], request: Request) -> None:

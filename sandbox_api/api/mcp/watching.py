@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from sandbox_api.api.mcp.tools import Call
@@ -29,7 +29,7 @@ async def tell_output(call: Call, process: Process, limit_s: int) -> AsyncIterat
     if call.notify is None:
         yield
         return
-    task = asyncio.create_task(_tell(call, process, limit_s))
+    task = asyncio.create_task(_tell_while_heard(call, process, limit_s))
     try:
         yield
         if not process.running:  # the last lines
@@ -37,6 +37,11 @@ async def tell_output(call: Call, process: Process, limit_s: int) -> AsyncIterat
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def _tell_while_heard(call: Call, process: Process, limit_s: int) -> None:
+    with suppress(ConnectionError):  # the client has left; its handler learns it by itself
+        await _tell(call, process, limit_s)
 
 
 async def _tell(call: Call, process: Process, limit_s: int) -> None:

@@ -26,7 +26,7 @@ NOT_CONFIGURED: Final = (
 )
 DEFAULT_MODEL: Final = "auto"
 MAX_EDIT_BYTES: Final = 1 << 20
-MOST_REMEMBERED: Final = 20
+MOST_REMEMBERED: Final = 10
 MOST_REGIONS: Final = 50
 
 

@@ -20,7 +20,7 @@ LINES: Final = 40
 MOST_SNIPPETS: Final = 10
 MOST_CHARACTERS: Final = 4000  # of one snippet
 PATH_WEIGHT: Final = 2  # a word of the path counts as much as so many in the text
-MOST_PIECES: Final = 200_000
+MOST_PIECES: Final = 50_000
 
 SCOPE: Final = WalkScope(exclude_directories=SEARCH_EXCLUDES, exclude_hidden=True, gitignore=True)
 
