@@ -64,8 +64,7 @@ class SnippetSearch:
 
     def __init__(self, query: str, stopped: Callable[[], bool]) -> None:
         self.truncated = False
-        self._terms = bm25.query_terms(query)
-        self._needles = [term.encode() for term in self._terms]
+        self._terms = bm25.Terms(query)
         self._stopped = stopped
         self._pieces: list[_Piece] = []
         self._total = 0
@@ -96,24 +95,24 @@ class SnippetSearch:
             return
         self._total += data.count(b"\n") // LINES + 1
         self._bytes += len(data)
-        relative = posixpath.relpath(entry.path, root)
-        of_path = bm25.count_terms(printable(relative), self._terms)
-        lowered = data.lower()
-        if not of_path and not any(needle in lowered for needle in self._needles):
+        terms, folded = self._terms, self._terms.fold(data)
+        path = terms.fold(os.fsencode(posixpath.relpath(entry.path, root)))
+        of_path = terms.count(path, 0, len(path))
+        if not of_path and not terms.count(folded, 0, len(folded)):
             return
-        for start, text in _pieces(data.decode("utf-8", "replace")):
-            counts = Counter(bm25.count_terms(text, self._terms))
-            if not counts and (start > 1 or not of_path):
+        for line, begin, end in _pieces(folded):
+            counts = Counter(terms.count(folded, begin, end))
+            if not counts and (begin or not of_path):
                 continue
             counts.update({term: PATH_WEIGHT * n for term, n in of_path.items()})
             if len(self._pieces) >= MOST_PIECES:
                 self.truncated = True
                 return
-            self._pieces.append(_Piece(entry.path, start, len(text), dict(counts)))
+            self._pieces.append(_Piece(entry.path, line, end - begin, dict(counts)))
 
     def _best(self, limit: int) -> list[Snippet]:
         holding = Counter(term for piece in self._pieces for term in piece.counts)
-        rarity = {term: bm25.rarity_of(holding[term], self._total) for term in self._terms}
+        rarity = {term: bm25.rarity_of(holding[term], self._total) for term in self._terms.stems}
         mean = self._bytes / max(self._total, 1)
         scored = [
             (bm25.score(piece.counts, piece.length, rarity, mean), -number)
@@ -124,10 +123,18 @@ class SnippetSearch:
         return [one for one in found if one is not None]
 
 
-def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    lines = text.split("\n")
-    for at in range(0, len(lines), LINES):
-        yield at + 1, "\n".join(lines[at : at + LINES])
+def _pieces(text: bytes) -> Iterator[tuple[int, int, int]]:
+    """Pieces of some lines: the number of the first line, where they begin and where they end."""
+    line, begin = 1, 0
+    while begin < len(text) or line == 1:
+        end = begin
+        for _ in range(LINES):
+            end = text.find(b"\n", end) + 1
+            if not end:
+                yield line, begin, len(text)
+                return
+        yield line, begin, end
+        line, begin = line + LINES, end
 
 
 def _snippet(piece: _Piece, score: float) -> Snippet | None:
