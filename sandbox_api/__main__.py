@@ -33,6 +33,7 @@ EXIT_USAGE = 2
 BACKLOG = 1024
 END_ALL_S = 4.0
 OOM_SCORE = b"-500"
+_PYTHON_IGNORES = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # and subprocess restores them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,10 +127,27 @@ def _prepare_process() -> None:
     Orphans of our children become our children, so that none is a zombie for long; when memory runs
     out, others go first (children have 500, spawn.py).
     """
+    _heed_ignored_signals()
     with suppress(OSError):
         linux.become_subreaper()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE)
+
+
+def _heed_ignored_signals() -> None:
+    """Take each signal that we were started to ignore, and do nothing.
+
+    A program inherits what is ignored, not what is handled (execve(2)). A shell ignores the keys'
+    signals in what it runs in the background, as an entrypoint runs us; in a terminal of ours they
+    must work.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _PYTHON_IGNORES:
+            signal.signal(number, _do_nothing)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    del number, frame
 
 
 async def _serve_stdio(runner: Runner) -> None:

@@ -21,6 +21,7 @@ from sandbox_api.api import (
     processes,
     search,
     system,
+    terminal,
     trees,
     uploads,
     wire,
@@ -44,6 +45,7 @@ from sandbox_api.core.processes.host import open_host
 from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
@@ -97,6 +99,8 @@ def create_app(settings: Settings) -> web.Application:
     _add_mcp(app)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
+    if settings.max_terminals:
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -224,6 +228,25 @@ def _add_mcp(app: web.Application) -> None:
         owner.close()
 
     app.cleanup_ctx.append(endpoint)
+
+
+def _add_terminals(
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
+) -> None:
+    async def terminals(app: web.Application) -> AsyncIterator[None]:
+        owner = Terminals(
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
+        )
+        async with owner.open():
+            app[wire.TERMINALS] = owner
+            yield
+
+    app.cleanup_ctx.append(terminals)
+    app.add_routes(terminal.ROUTES)
 
 
 def _limits(settings: Settings) -> Limits:

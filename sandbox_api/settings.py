@@ -76,6 +76,9 @@ class Settings:
     morph_api_key: str = field(default="", repr=False)
     morph_base_url: str = ""
 
+    # terminals; 0 for no such routes
+    max_terminals: int = 64
+
     # what /health tells
     upgrade_count: int = 0
 
@@ -203,6 +206,7 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "relace_base_url": read.text("RELACE_BASE_URL").strip(),
         "morph_api_key": read.text("MORPH_API_KEY").strip(),
         "morph_base_url": read.text("MORPH_BASE_URL").strip(),
+        "max_terminals": _max_terminals(read),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,
         "extra_environment": _extra_environment(launch),
@@ -233,6 +237,12 @@ def _process_settings(read: "_Reader") -> dict[str, object]:
         "scale_file": read.text("BLAXEL_SCALE_FILE") or DEFAULT_SCALE_FILE,
         "keep_alive_disabled": read.truthy("BL_DISABLE_KEEPALIVE"),
     }
+
+
+def _max_terminals(read: "_Reader") -> int:
+    if read.text("DISABLE_TERMINAL") in {"true", "1"}:
+        return 0
+    return read.size("SANDBOX_MAX_TERMINALS", Settings.max_terminals)
 
 
 def _records_dir(state_file: str) -> str:

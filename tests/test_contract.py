@@ -192,7 +192,7 @@ def test_parameters_and_headers_have_examples_that_hold(
 
 
 OTHER_SHAPES = {
-    ("GET", "/swagger/{asset}", "404"),
+    *(("GET", path, "404") for path in ("/swagger/{asset}", "/terminal/assets/{asset}")),
     ("DELETE", "/mcp", "404"),
     *(("POST", "/mcp", status) for status in ("400", "404", "413", "415")),
 }

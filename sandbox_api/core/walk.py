@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Final
 
 from sandbox_api.core.ignores import Ignores, ignores_above, ignores_of
+from sandbox_api.core.mounts import kernel_mounts_below
 from sandbox_api.core.paths import RESERVED_PREFIX
 
 SEARCH_EXCLUDES: Final = frozenset(
@@ -49,14 +50,14 @@ class Walk:
     """One walk, depth first and bytewise by name; iterate over it once.
 
     A directory is shown before what is in it. Links are shown and never followed, names of ours are
-    not shown. A directory that cannot be read is shown and not entered.
+    not shown. A directory that cannot be read is shown and not entered; nor is one on which a file
+    system of the kernel is mounted, such as /proc in a walk over `/`: who wants it begins there.
 
     Args:
         root: absolute; where to begin. It is not shown.
         scope: what is left out.
         stopped: asked now and then whether to end early.
         ordered: whether the order matters; without it, it is that of the file system, and faster.
-        closed: absolute paths of directories that are shown and not entered.
 
     Attributes:
         stopped: as it was given.
@@ -70,14 +71,13 @@ class Walk:
         stopped: Callable[[], bool] = lambda: False,
         *,
         ordered: bool = True,
-        closed: Container[str] = (),
     ) -> None:
         self.unreadable = 0
         self._root = root
         self._scope = scope or WalkScope()
         self.stopped = stopped
         self._ordered = ordered
-        self._closed = closed
+        self._closed: Container[str] = ()
         self._ignores = [ignores_above(root) if self._scope.gitignore else None]
 
     def __iter__(self) -> Iterator[os.DirEntry[str]]:
@@ -96,6 +96,7 @@ class Walk:
             OSError: the root cannot be read.
         """
         levels = [_runs(self._read(self._root))]
+        self._closed = kernel_mounts_below(self._root)
         while levels:
             if self.stopped():
                 return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.core import walk as walk_module
 from sandbox_api.core.walk import Walk, WalkScope, by_name
 from tests.core.conftest import let_others_in
 
@@ -66,12 +67,13 @@ def test_walk_counts_what_cannot_be_read(tmp_path: Path, as_nobody: Callable[...
         as_nobody(list, Walk(str(tmp_path / "closed")))
 
 
-def test_walk_closed(tmp_path: Path) -> None:
-    """What is closed is shown, and searched only by whoever begins there."""
+def test_walk_leaves_the_kernels_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system such as /proc is shown, and entered only by whoever begins there."""
     make(tmp_path, "a/x", "b/x", "b/a/y")
-    closed = {str(tmp_path / "a"), str(tmp_path / "b")}
-    assert [entry.name for entry in Walk(str(tmp_path), closed=closed)] == ["a", "b"]
-    assert [entry.name for entry in Walk(str(tmp_path / "b"), closed=closed)] == ["a", "y", "x"]
+    mounted = {str(tmp_path / "a"), str(tmp_path / "b")}
+    monkeypatch.setattr(walk_module, "kernel_mounts_below", lambda path: mounted - {path})
+    assert [entry.name for entry in Walk(str(tmp_path))] == ["a", "b"]
+    assert [entry.name for entry in Walk(str(tmp_path / "b"))] == ["a", "y", "x"]
 
 
 def test_walk_runs(tmp_path: Path) -> None:

@@ -165,8 +165,6 @@ class Process:
             reason = "it is not running"
         elif self.restarting:
             reason = "it waits for its restart, try again"
-        elif self.stdin is None:
-            reason = "it was closed when the daemon was restarted"
         return ConflictError(f"process {self.name} has no open stdin: {reason}", self.who)
 
     def begin(self, child: Child, stdin: Stdin | None) -> None:

@@ -1,13 +1,13 @@
 """The owner of all processes: starts, finds, stops and remembers them."""
 
 import asyncio
-import gc
 import logging
 import secrets
 import string
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.identity import FileThreads, Identity
@@ -20,6 +20,7 @@ from sandbox_api.core.processes.budget import (
     MEMORY_BYTES,
     Budget,
 )
+from sandbox_api.core.processes.holder import Holder
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
@@ -27,8 +28,8 @@ from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.registry import Registry
 from sandbox_api.core.processes.relay import Relay
 from sandbox_api.core.processes.restore import restore_processes
-from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
-from sandbox_api.core.processes.stdin import stdin_pipe
+from sandbox_api.core.processes.spawn import Launch, check_directory, check_spec, spawn
+from sandbox_api.core.processes.stdin import Stdin, stdin_pipe
 from sandbox_api.core.processes.storage import Directories, new_storage
 from sandbox_api.core.processes.supervision import Supervision
 from sandbox_api.core.processes.tree import ProcessStat
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 STOP_ANSWER_S = 3.0
 KILL_ANSWER_S = 1.0
-MAX_NAME_BYTES = 255
 NAME_ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -95,6 +95,7 @@ class Processes:
             max_bytes if directories else min(max_bytes, MEMORY_BYTES), limits.keep_running_bytes
         )
         self._host = host or Host()
+        self._holder: Holder | None = None
         self._adoptions = Adoptions(self._host.reaper)
         self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
@@ -116,8 +117,10 @@ class Processes:
         """The process engine for as long as the context lasts; children outlive it."""
         processes = cls(environment, identity, resolver, directories, limits, host)
         try:
+            if directories is not None and processes._host.holds_pipes:
+                processes._holder = Holder.open(directories.runs, processes._host.reaper)
             await processes._host.scale.reset()
-            processes._restore()
+            processes._take_over()
             yield processes
         finally:
             processes.close()
@@ -128,9 +131,13 @@ class Processes:
         for task in self._tasks:
             task.cancel()
         self._adoptions.close()
+        if self._holder is not None:
+            self._holder.close()
         for process in self._registry:
             self._host.reaper.release(process.child)
             process.output.close()
+            if process.stdin is not None:
+                process.stdin.let_go()
 
     def list(self) -> Sequence[Process]:
         """Every process that is remembered, in order of start."""
@@ -147,7 +154,7 @@ class Processes:
             InvalidError: the name is in use, or something in the request cannot be passed on.
             FailedError: it could not be started; the text says why.
         """
-        _check(spec)
+        check_spec(spec)
         working_dir, directory = "", ""
         if spec.working_dir:
             location = self._resolver.resolve(spec.working_dir)
@@ -238,6 +245,8 @@ class Processes:
             if process.running and process.wanted_end is None:
                 process.want_end(Status.STOPPED)
                 self._records.save(process)
+        if self._holder is not None:
+            self._holder.close()  # it ends as well, and nobody comes after us
         await ending.terminate_all(timeout_s)
         await asyncio.sleep(0)  # those who follow a process see its end
 
@@ -263,7 +272,7 @@ class Processes:
     def _new_output(self) -> Output:
         try:
             storage = new_storage(self._directories and self._directories.runs, self._identity)
-            return Output(storage, self._budget)
+            return Output(storage, self._budget, self._holder)
         except OSError as exc:
             raise FailedError(
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
@@ -283,11 +292,19 @@ class Processes:
         )
         path = environment.get("PATH")
         self._records.announce(process)
-        with stdin_pipe(spec.stdin) as (read_fd, stdin):
+        storage = process.output.storage if spec.stdin else None
+        with stdin_pipe(storage, partial(self._forget_stdin, process)) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._host.reaper.watch(popen), stdin)
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child, process.stdin)
         if self._host.cgroups is not None and process.group is not None:
             self._host.cgroups.join(process.group, process.child)
+
+    def _forget_stdin(self, process: Process) -> None:
+        process.output.storage.forget_stdin()
+        if self._holder is not None:
+            self._holder.release_stdin(process.output.run)
 
     async def _begin_again(self, process: Process) -> None:
         """Begin a later run, unless its process was told to end."""
@@ -315,21 +332,23 @@ class Processes:
 
     # -- remembering
 
-    def _restore(self) -> None:
+    def _take_over(self) -> None:
         """Take over what a daemon before this one left."""
         if self._directories is None:
             return
-        with _no_collections():  # of garbage: there is none, and they take half of the time
-            self._take_over(self._directories)
-
-    def _take_over(self, directories: Directories) -> None:
         found = restore_processes(
-            self._records, self._adoptions, directories, self._identity, self._budget
+            self._records,
+            self._adoptions,
+            self._directories,
+            self._identity,
+            self._budget,
+            self._holder,
         )
         for process in found:
             self._registry.add(process)
             self._prepare(process, restored=True)
             if process.running:
+                self._take_over_stdin(process)
                 self._run(self._follow(process))
             elif process.group is not None and process.group.used:
                 self._run(self._leave_group(process))
@@ -337,6 +356,12 @@ class Processes:
                 process.group = None
             if process.stopping:
                 self._run(ending.escalate(process, self._limits.stop_grace_s))
+
+    def _take_over_stdin(self, process: Process) -> None:
+        if process.spec.stdin and (fd := process.output.storage.reopen_stdin()) is not None:
+            process.stdin = Stdin(fd, partial(self._forget_stdin, process))
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child, process.stdin)
 
     def _forget(self, process: Process) -> None:
         self._records.forget(process.output.run)
@@ -360,32 +385,3 @@ class Processes:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("process supervision failed", exc_info=exc)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _check(spec: ProcessSpec) -> None:
-    """Refuse what exec(3) cannot take.
-
-    Raises:
-        InvalidError: the name or a variable's name is not possible.
-        FailedError: a NUL byte in what is handed to the kernel.
-    """
-    if len(spec.name.encode()) > MAX_NAME_BYTES or "\0" in spec.name:
-        raise InvalidError(
-            f"invalid process name: at most {MAX_NAME_BYTES} bytes and no NUL byte are possible"
-        )
-    if "\0" in spec.command:
-        raise FailedError("failed to start process: invalid argument (NUL byte in command)")
-    for key, value in spec.env.items():
-        if not key or "=" in key:
-            raise InvalidError(f"invalid env name '{key}': it must not be empty or contain '='")
-        if "\0" in key or "\0" in value:
-            raise FailedError("failed to start process: environment variable contains NUL")

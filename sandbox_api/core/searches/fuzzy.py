@@ -6,6 +6,7 @@ Everything here blocks: run it on search threads.
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from sandbox_api.core.metadata import raw_path
@@ -18,6 +19,7 @@ from sandbox_api.core.walk import Walk, WalkScope
 MIN_LIKENESS: Final = 75  # of 100
 MOST_LOST: Final = 2  # characters that a name may be shorter than the query it is like
 _SPARE = 4096  # candidates that are kept beyond twice the limit before the worst are dropped
+_RUN = 4096  # candidates that are sorted at once
 _AT_ONCE = 512  # names that are compared in one call: it holds the interpreter's lock
 _CHECK_EVERY = 1024  # candidates between two looks whether to stop
 
@@ -83,10 +85,12 @@ class _Best:
         self._kept.append(_Candidate(-score, tie, path, directory))
         self.count += 1
         if len(self._kept) > 2 * self._limit + _SPARE:
-            self._kept = heapq.nsmallest(self._limit, self._kept)
+            self._kept = self.take(self._limit)
 
     def take(self, limit: int) -> list[_Candidate]:
-        return heapq.nsmallest(limit, self._kept)
+        """The best of them. Sorted in runs: one long sort would hold up the event loop."""
+        runs = [sorted(self._kept[n : n + _RUN]) for n in range(0, len(self._kept), _RUN)]
+        return list(islice(heapq.merge(*runs), limit))
 
 
 class _Likeness:

@@ -26,10 +26,7 @@ MAX_ANSWER: Final = 32 << 20  # characters
 MATCH_OVERHEAD: Final = 200  # characters that a match counts beside its text
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50
-PSEUDO: Final = (
-    "/proc",
-    "/sys",
-)  # the kernel's; a search of all there is would not come to its end
+PSEUDO: Final = ("/proc", "/sys")
 _CHECK_EVERY = 64  # small files between two looks whether to stop
 
 
@@ -118,7 +115,7 @@ class Grep:
         self._fits = compile_patterns(query.patterns)
         self._excludes = compile_patterns(query.excluded)
         self._cut = len(root.rstrip("/")) + 1
-        self._walk = Walk(root, query.scope, until, closed=PSEUDO)
+        self._walk = Walk(root, query.scope, until)
         self._unreadable_files = 0
         self._left = query.limit or MOST_MATCHES
         self._left_characters = MAX_ANSWER

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sandbox_api.core.searches.letters import either_case
 
 MAX_CHARACTER_BYTES = 4  # in UTF-8
+WINDOW_BYTES = 128 * 1024  # what an expression looks at in one call, which holds up everybody else
 
 
 class Line(NamedTuple):
@@ -113,8 +114,11 @@ class TextInAnyCase(_BytesMatcher):
         self.overlap = max(self.overlap, longest - 1)
 
     def _find(self, data: bytearray | bytes, begin: int, end: int) -> int:
-        match = self._search(data, begin, end)
-        return -1 if match is None else match.start()
+        for start in range(begin, end, WINDOW_BYTES):
+            match = self._search(data, start, min(end, start + WINDOW_BYTES + self.overlap))
+            if match is not None:
+                return match.start()
+        return -1
 
 
 def _one_of(forms: list[bytes]) -> bytes:

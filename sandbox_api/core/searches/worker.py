@@ -24,6 +24,7 @@ from sandbox_api.core.walk import WalkScope
 from sandbox_api.errors import InvalidError
 
 MODULE: Final = "sandbox_api.core.searches.worker"
+GRACE_S: Final = 0.5  # after its time, for a search that still can end by itself
 MAX_MEMORY_BYTES: Final = 256 << 20  # of addresses
 _READ_BYTES = 64 * 1024
 
@@ -116,7 +117,7 @@ def decode_answer(data: bytes) -> tuple[list[GrepMatch], WorkerEnd | None]:
 def main() -> int:
     """Do what descriptor 0 says."""
     request = decode_request(_read_all(0))
-    signal.setitimer(signal.ITIMER_REAL, request.timeout_s)
+    signal.setitimer(signal.ITIMER_REAL, request.timeout_s + GRACE_S)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     warnings.simplefilter("ignore")  # about expressions that will mean something else one day
     if request.user is not None:

@@ -5,7 +5,6 @@ daemons that are killed.
 """
 
 import asyncio
-import errno
 import importlib
 import json
 import os
@@ -14,58 +13,33 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.paths import PathResolver
-from sandbox_api.core.processes import Directories, Process, Processes, ProcessSpec, Status
+from sandbox_api.core.processes import Directories, Processes, ProcessSpec, Status
 from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.tree import read_stat
-from sandbox_api.errors import FailedError
-from tests.core.processes.conftest import ENVIRONMENT, Engine, OpenEngine, text
+from tests.core.processes.conftest import (
+    ENVIRONMENT,
+    Engine,
+    OpenEngine,
+    Successor,
+    found,
+    record,
+    text,
+)
 
 Eventually = Callable[..., Awaitable[Any]]
-Successor = Callable[..., Awaitable[Engine]]
 
 MIB = 1 << 20
 DEAF = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 
 
-@pytest.fixture
-def successor(engine: Engine, open_engine: OpenEngine) -> Successor:
-    """`await successor()`: the engine lets go, and the next one takes over."""
-
-    async def open_next(**limits: float) -> Engine:
-        engine.processes.close()
-        return await open_engine(**limits)
-
-    return open_next
-
-
-@pytest.fixture
-def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restarts come after 50 ms."""
-    supervision = importlib.import_module("sandbox_api.core.processes.supervision")
-    monkeypatch.setattr(supervision, "RESTART_PAUSE_S", 0.05)
-
-
-def record(engine: Engine, process: Process) -> Path:
-    """The file that holds a process's record."""
-    return engine.records / f"{process.output.run}.json"
-
-
 def change(path: Path, **values: object) -> None:
     """Change a record, as time or somebody else would."""
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
-
-
-def found(engine: Engine, name: str) -> Process:
-    """A process that the next engine knows."""
-    process = engine.processes.find(name)
-    assert process is not None
-    return process
 
 
 def end(pid: int) -> None:
@@ -112,19 +86,24 @@ async def test_g14_the_list_keeps_its_order(engine: Engine, successor: Successor
 
 
 async def test_g14_a_living_process_goes_on(
-    engine: Engine, successor: Successor, eventually: Eventually
+    engine: Engine, successor: Successor, eventually: Eventually, tmp_path: Path
 ) -> None:
     """Its name is taken, its output is complete, its exit is seen; a second time as well."""
-    command = "for n in $(seq 100); do echo $n; sleep 0.01; done; exit 4"
-    process = await engine.start(command, name="loop")
-    await eventually(lambda: text(process.output).endswith(b"\n20\n"))
+    os.mkfifo(tmp_path / "lines")
+    process = await engine.start(f"cat {tmp_path / 'lines'}; exit 4", name="loop")
+    lines = await asyncio.to_thread(os.open, tmp_path / "lines", os.O_WRONLY)
+    os.write(lines, b"one\n")
+    await eventually(lambda: text(process.output) == b"one\n")
     middle = await successor()
     assert found(middle, "loop").running
-    await eventually(lambda: text(found(middle, "loop").output).endswith(b"\n60\n"))
+    os.write(lines, b"two\n")
+    await eventually(lambda: text(found(middle, "loop").output) == b"one\ntwo\n")
     middle.processes.close()
+    os.write(lines, b"three\n")
     after = found(await successor(), "loop")
+    os.close(lines)
     assert await middle.processes.wait(after, 5)
-    assert text(after.output) == b"".join(b"%d\n" % n for n in range(1, 101))
+    assert text(after.output) == b"one\ntwo\nthree\n"
     assert (after.status, after.exit_code) == (Status.FAILED, 4)
 
 
@@ -373,77 +352,6 @@ async def test_a_run_that_is_gone_is_told(
     assert "the output of process x is lost: " in caplog.text
     assert record(engine, process).exists()
     assert read_stat(process.pid) is not None
-
-
-@pytest.fixture
-def die_before_save(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's daemon dies right after it has started a child: it writes no record of it."""
-    write = engine.processes._records._write
-
-    def announce_only(process: Process, child_pid: int, child_start: int) -> None:
-        if not child_pid:
-            write(process, child_pid, child_start)
-
-    monkeypatch.setattr(engine.processes._records, "_write", announce_only)
-
-
-@pytest.mark.usefixtures("die_before_save")
-async def test_g14_killed_between_a_start_and_its_record(
-    engine: Engine, successor: Successor, eventually: Eventually
-) -> None:
-    """The next daemon knows the command all the same, under its name, and its pid."""
-    command = "setsid sleep 60 & echo begun; sleep 0.3; echo more; exit 3"
-    before = await engine.start(command, name="x")
-    await eventually(lambda: text(before.output) == b"begun\n")
-    after = await successor()
-    process = found(after, "x")
-    assert (process.pid, process.running, process.child.pid) == (before.pid, True, before.pid)
-    assert await after.processes.wait(process, 5)
-    assert (process.exit_code, text(process.output)) == (3, b"begun\nmore\n")
-    await after.processes.kill("x")
-
-
-@pytest.mark.usefixtures("die_before_save")
-async def test_g14_what_never_began_is_not_listed(engine: Engine, successor: Successor) -> None:
-    """Nobody was told of it, and nothing of it is left on disk."""
-    await engine.run("true", name="x")
-    after = await successor()
-    assert not after.processes.list()
-    assert not list(engine.records.iterdir())
-    assert not [path for path in engine.directory.iterdir() if path.is_dir()]
-
-
-@pytest.mark.usefixtures("short_pause")
-async def test_g14_killed_between_a_restart_and_its_record(
-    engine: Engine, successor: Successor, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
-    """The command runs once, not twice: the next daemon finds the run that has begun."""
-    process = await engine.start(
-        "echo run; test -e again && exec sleep 60; touch again; exit 1",
-        name="x", working_dir=str(engine.directory.parent), restart_on_failure=True, max_restarts=5,
-    )  # fmt: skip
-    announce = engine.processes._records.announce
-
-    def announce_and_die(process: Process) -> None:
-        announce(process)
-        monkeypatch.setattr(engine.processes._records, "_write", lambda *_: None)
-
-    monkeypatch.setattr(engine.processes._records, "announce", announce_and_die)
-    await eventually(lambda: text(process.output).count(b"run\n") == 2)
-    after = await successor()
-    again = found(after, "x")
-    assert (again.child.pid, again.restarting, again.running) == (process.child.pid, False, True)
-    assert (again.pid, again.restart_count) == (process.pid, 1)
-    assert text(again.output).count(b"run\n") == 2
-
-
-async def test_a_start_that_fails_leaves_nothing(engine: Engine) -> None:
-    """No record, no directory."""
-    refused = patch("subprocess.Popen", side_effect=OSError(errno.EAGAIN, "no more"))
-    with refused, pytest.raises(FailedError, match="failed to start process: fork/exec"):
-        await engine.start("true", name="x")
-    assert not list(engine.records.iterdir())
-    assert not [path for path in engine.directory.iterdir() if path.is_dir()]
 
 
 async def test_a_working_directory_that_is_no_text(engine: Engine, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sandbox_api.core.searches import grep as module
 from sandbox_api.core.searches import lines as lines_module
+from sandbox_api.core.searches import matching
 from sandbox_api.core.searches.expressions import Expression, required_text
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
 from sandbox_api.core.searches.letters import either_case
@@ -56,6 +57,16 @@ def test_letters_of_any_language(tmp_path: Path) -> None:
     assert places(tmp_path, "école") == [("a", 1, 1), ("a", 2, 1)]
     assert places(tmp_path, "École", case_sensitive=True) == []
     assert places(tmp_path, "kelvin") == []
+
+
+def test_letters_across_the_edge_of_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long text is looked at in parts, and nothing is lost between two."""
+    monkeypatch.setattr(matching, "WINDOW_BYTES", 4)
+    make(tmp_path, {"a": "xxxÉcole\nécolexéx\nxxxxxxxé"})
+    assert places(tmp_path, "éc") == [("a", 1, 4), ("a", 2, 1)]
+    assert places(tmp_path, "é") == [("a", 1, 4), ("a", 2, 1), ("a", 3, 8)]
 
 
 def test_binary_files(tmp_path: Path) -> None:
@@ -162,6 +173,9 @@ def model(data: bytes, query: GrepQuery) -> list[tuple[object, ...]]:
     ),
     buffer=st.sampled_from([1, 3, 1000]),
 )
+@example(
+    data=list("1\n2\n3\na\n5\n6\n7\na\n9\n"), query=GrepQuery(text="a", context_lines=2), buffer=1
+)
 @example(data=["\n"] * 3, query=GrepQuery(text="a", context_lines=2), buffer=3)
 def test_grep_is_the_simple_model(
     tmp_path: Path, data: list[str], query: GrepQuery, buffer: int
@@ -196,6 +210,17 @@ def test_lines_that_are_too_long_lose_nothing(
         found = places(tmp_path, text, case_sensitive=case_sensitive)
     expected = model(content, GrepQuery(text=text, case_sensitive=case_sensitive))
     assert [(line, column) for _, line, column in found] == [match[:2] for match in expected]
+
+
+def test_no_match_is_lost_between_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in a line that is too long it stands."""
+    for name, value in (("BUFFER_BYTES", 4), ("BLOCK_BYTES", 4), ("MAX_LINE_BYTES", 24)):
+        monkeypatch.setattr(module, name, value)
+    for before in range(60):
+        make(tmp_path, {"f": "x" * before + "needle in hay" + "y" * 40 + "\nneedle in hay"})
+        expected = [("f", 1, before + 1), ("f", 2, 1)]
+        assert places(tmp_path, "needle in hay") == expected
+        assert places(tmp_path, "needle in hay", case_sensitive=True) == expected
 
 
 def test_context_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
