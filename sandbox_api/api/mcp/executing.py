@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from sandbox_api.api.wire import FILES, PROCESSES, SETTINGS, SHUTDOWN
 from sandbox_api.core import keepalive
 from sandbox_api.core.processes import Process, ProcessSpec
 from sandbox_api.core.processes.readiness import explain_missing, wait_for_ports
-from sandbox_api.errors import DeadlineError, InvalidError
+from sandbox_api.errors import DeadlineError, InvalidError, NotFoundError
 
 DEFAULT_TIMEOUT_S: Final = 30
 LONGEST_WAIT_S: Final = 58  # clients give up after 60
@@ -95,7 +96,8 @@ async def execute(call: Call, wanted: ExecuteArguments) -> ExecuteResult:
             over = await _await(call, process, wanted, wait)
     except asyncio.CancelledError:
         if call.cancelled and not call.app[SHUTDOWN].began.is_set():
-            await call.app[PROCESSES].stop(str(process.pid))
+            with suppress(NotFoundError):  # it has just ended
+                await call.app[PROCESSES].stop(str(process.pid))
         raise
     return await _outcome_with_output(call, process, poll=not over, waited_s=wait.limit_s)
 

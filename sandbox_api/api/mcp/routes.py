@@ -239,7 +239,7 @@ async def _read(request: web.Request, version: str) -> tuple[Sequence[Message | 
 
 
 def _check_headers(request: web.Request) -> None:
-    if request.content_type != "application/json" or "Content-Type" not in request.headers:
+    if request.content_type != "application/json":
         raise _refused("Content-Type must be 'application/json'", status=_WRONG_TYPE)
     accepted = {
         part.partition(";")[0].strip().lower()

@@ -24,6 +24,7 @@ from sandbox_api.errors import InvalidError, NotFoundError
 DEFAULT_FOUND: Final = 20
 MOST_FOUND: Final = 1000
 FILE_SEARCH_FOUND: Final = 10
+FILE_SEARCH_RANKED: Final = 200  # directories among them are left out
 GREP_FOUND: Final = 100
 MAX_QUERY: Final = 4096  # characters
 MOST_DIRECTORIES: Final = 20
@@ -165,7 +166,7 @@ async def _paths(
     if not text:
         found = await searches.find(location, FindQuery(scope=scope, limit=FILE_SEARCH_FOUND))
         return [match.path for match in found.matches], found.truncated
-    query = FuzzyQuery(text=_checked(text), scope=scope, limit=2 * FILE_SEARCH_FOUND)
+    query = FuzzyQuery(text=_checked(text), scope=scope, limit=FILE_SEARCH_RANKED)
     ranked = await searches.fuzzy(location, query)
     files = [match.path for match in ranked.matches if match.type == "file"]
     more = ranked.truncated or len(files) > FILE_SEARCH_FOUND

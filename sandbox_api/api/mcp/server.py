@@ -42,7 +42,7 @@ INSTRUCTIONS: Final = (
 )
 _WITH_SESSIONS: Final = frozenset(
     {
-        *("initialize", "ping", "logging/setLevel"),
+        *("initialize", "ping"),
         *("resources/subscribe", "resources/unsubscribe"),
     }
 )

@@ -16,7 +16,7 @@ from sandbox_api.api.audit import audit_headers
 from sandbox_api.api.mcp.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS, Id, Json, RpcError
 from sandbox_api.api.mcp.schemas import Arguments, Result, explain, input_schema, output_schema
 from sandbox_api.api.mcp.versions import LOG_LEVELS
-from sandbox_api.errors import InvalidError, SandboxError
+from sandbox_api.errors import SandboxError
 
 log = logging.getLogger("sandbox_api.mcp")
 
@@ -131,12 +131,12 @@ class Tool(Generic[A, R]):
     async def call(self, call: Call, arguments: object) -> Json:
         """Run it; whatever goes wrong is its result, or an RpcError for what is our fault."""
         started = time.perf_counter()
+        checked = self._check({} if arguments is None else arguments)
+        if isinstance(checked, str):
+            self._log("failed", started, "invalid arguments")  # they may hold a secret
+            return failure(checked)
         try:
-            checked = self._check({} if arguments is None else arguments)
             result = await self.run(call, checked)
-        except ValidationError as exc:
-            self._log("failed", started, "invalid arguments")  # which may hold a secret
-            return failure(explain(exc, self.told["inputSchema"]))
         except SandboxError as exc:
             self._log("failed", started, exc.message)
             return failure(exc.message)
@@ -146,12 +146,14 @@ class Tool(Generic[A, R]):
         self._log("completed", started)
         return success(result)
 
-    def _check(self, arguments: object) -> A:
+    def _check(self, arguments: object) -> A | str:
+        """The arguments, or what is wrong with them."""
         if not isinstance(arguments, dict):
-            raise InvalidError(
-                'validating "arguments": unmarshaling arguments: an object is expected'
-            )
-        return self.arguments.model_validate(arguments)
+            return 'validating "arguments": unmarshaling arguments: an object is expected'
+        try:
+            return self.arguments.model_validate(arguments)
+        except ValidationError as exc:
+            return explain(exc, self.told["inputSchema"])
 
     def _log(self, outcome: str, started: float, error: str = "") -> None:
         duration_ms = round((time.perf_counter() - started) * 1000)

@@ -12,6 +12,7 @@ from sandbox_api.core.processes.framing import Unfinished, flush_lines, frame_li
 
 SILENCE_S: Final = 5.0
 PAUSE_S: Final = 0.1  # between two messages: a client reads them, it is no log stream
+MOST_AFTER_END: Final = 3
 REST_S: Final = 1.0  # for what is left when the wait is over
 MOST_BYTES: Final = 16 * 1024
 MOST_LINE: Final = 200  # characters
@@ -47,14 +48,22 @@ async def _tell_while_heard(call: Call, process: Process, limit_s: int) -> None:
 async def _tell(call: Call, process: Process, limit_s: int) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    line = "running"
+    line, after_end = "running", 0
     with Follower(process.output, frame_lines, Unfinished(), flush_lines) as follower:
         while (framed := await follower.next(SILENCE_S)) is not None:
             if framed:
                 line = _last_line(framed)
                 await call.tell_log("info", process.name, _text(framed))
             await call.tell_progress(round(loop.time() - began, 3), limit_s, line)
-            await asyncio.sleep(PAUSE_S)
+            if not process.running and (after_end := after_end + 1) == MOST_AFTER_END:
+                return  # the result has the end of the output
+            await _pause(process)
+
+
+async def _pause(process: Process) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PAUSE_S):
+            await process.ended.wait()
 
 
 def _last_line(framed: bytes) -> str:

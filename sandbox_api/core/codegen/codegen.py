@@ -18,6 +18,7 @@ from sandbox_api.errors import (
     InvalidError,
     NotFoundError,
     PreconditionError,
+    SandboxError,
 )
 
 NOT_CONFIGURED: Final = (
@@ -186,9 +187,9 @@ class Codegen:
         for done, of_file in enumerate(by_file.values()):
             try:
                 await self._apply_in_file(edit, of_file)
-            except (FailedError, ConflictError, InvalidError, NotFoundError) as exc:
+            except SandboxError as exc:
                 text = f"{exc.message} ({done} of {len(by_file)} files were changed before)"
-                raise type(exc)(text) from exc
+                raise type(exc)(text, exc.fields) from exc
         return len(by_file)
 
     async def _apply_in_file(self, edit: str, regions: Sequence[Region]) -> None:

@@ -366,6 +366,20 @@ async def test_g29_no_tool_reads_what_the_workload_user_cannot(
     assert (work / "mine").stat().st_uid == 65534
 
 
+async def test_a_long_list_of_processes_is_cut(
+    tool: CallTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs is always in it; of the ended ones the last."""
+    await tool("processExecute", command="sleep 60", name="runs")
+    monkeypatch.setattr("sandbox_api.api.mcp.processes.MOST_ENDED", 2)
+    for number in range(4):
+        await tool("processExecute", command="true", name=f"e{number}", waitForCompletion=True)
+    found = await tool("processesList")
+    assert [one["name"] for one in found["processes"]] == ["runs", "e2", "e3"]
+    assert found["truncated"] is True
+    await tool("processKill", identifier="runs")
+
+
 def _values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     kinds = schema.get("type", "object")
     kinds = [kinds] if isinstance(kinds, str) else kinds

@@ -305,6 +305,58 @@ async def test_2026_a_future_version_is_refused_with_those_there_are(
     assert "2025-11-25" in error["data"]["supported"]
 
 
+async def test_g27_a_tool_that_breaks_is_our_fault_and_only_its_own(
+    app_client: OpenClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reference's daemon dies of it (spec/mcp-codegen.md 8, 1)."""
+    client = await app_client()
+    await client.post("/mcp", json=PING, headers=HEADERS)
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sandbox_api.api.mcp.files.read_directory", broken)
+    call = message("tools/call", name="fsListDirectory", arguments={"path": ""})
+    response = await client.post("/mcp", json=call, headers=HEADERS)
+    error = (await response.json())["error"]
+    assert (error["code"], error["message"]) == (-32603, "internal error in fsListDirectory")
+    assert "ZeroDivisionError" in caplog.text
+    assert (await client.post("/mcp", json=PING, headers=HEADERS)).status == 200
+
+
+async def test_arguments_are_not_logged(
+    app_client: OpenClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Contents and variables may be secrets."""
+    caplog.set_level("DEBUG")
+    client = await app_client()
+    for arguments in ({"path": "a", "content": "SECRET"}, {"path": "a", "content": ["SECRET"]}):
+        call = message("tools/call", name="fsWriteFile", arguments=arguments)
+        await client.post("/mcp", json=call, headers=HEADERS)
+    assert "Tool call completed: fsWriteFile" in caplog.text
+    assert "Tool call failed: fsWriteFile" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+async def test_2026_logs_come_to_who_asks(app_client: OpenClient) -> None:
+    """Progress alone is no wish for them."""
+    client = await app_client()
+    headers = {
+        **HEADERS,
+        "Mcp-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": "processExecute",
+    }
+    told = []
+    for level in ({}, {"io.modelcontextprotocol/logLevel": "info"}):
+        arguments = {"command": "echo hi", "waitForCompletion": True}
+        body = modern("tools/call", name="processExecute", arguments=arguments)
+        body["params"]["_meta"] |= {"progressToken": 1, **level}
+        response = await client.post("/mcp", json=body, headers=headers)
+        told.append("notifications/message" in await response.text())
+    assert told == [False, True]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
