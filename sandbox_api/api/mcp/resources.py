@@ -6,8 +6,10 @@ a log is told that it grew, twice a second at most, and reads it again.
 
 import asyncio
 import base64
+import os
 import posixpath
 import re
+from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -165,14 +167,19 @@ class Resources:
         workdir = self._app[FILES].paths.workdir
 
         def run(until: Until) -> list[_File]:
-            try:
-                walk = (one for one in Walk(workdir, SCOPE, until) if not is_directory(one))
-                chosen = islice(walk, begin, begin + count)
-                return [_File(one.path, one.stat(follow_symlinks=False).st_size) for one in chosen]
-            except OSError:  # no such directory, or a file that vanished
-                return []
+            walk = (one for one in Walk(workdir, SCOPE, until) if not is_directory(one))
+            with suppress(OSError):  # no such directory
+                return [_describe(one) for one in islice(walk, begin, begin + count)]
+            return []
 
         return await self._app[SEARCHES].run(run)
+
+
+def _describe(entry: os.DirEntry[str]) -> _File:
+    size = 0
+    with suppress(OSError):  # it vanished meanwhile
+        size = entry.stat(follow_symlinks=False).st_size
+    return _File(entry.path, size)
 
 
 async def _follow(session: Session, process: Process, uri: str) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -152,9 +152,3 @@ class Sessions:
         """The daemon stops."""
         for session in list(self._sessions.values()):
             self.end(session)
-
-    def __iter__(self) -> Iterator[Session]:
-        return iter(self._all())
-
-    def _all(self) -> Iterable[Session]:
-        return list(self._sessions.values())

@@ -80,12 +80,9 @@ class SnippetSearch:
         Raises:
             OSError: a root cannot be read.
         """
-        seen: set[str] = set()
-        for root in roots:
+        for root in _outermost(roots):
             for entry in Walk(root, SCOPE, self._stopped):
-                if entry.path not in seen:
-                    seen.add(entry.path)
-                    self._look_at(entry, root)
+                self._look_at(entry, root)
         self.truncated = self.truncated or self._stopped()
         return self._best(limit)
 
@@ -121,6 +118,13 @@ class SnippetSearch:
         best = heapq.nlargest(limit, scored)
         found = (_snippet(self._pieces[-number], value) for value, number in best)
         return [one for one in found if one is not None]
+
+
+def _outermost(roots: Sequence[str]) -> Iterator[str]:
+    """Each root but those that lie in another: nothing is looked at twice."""
+    for root in dict.fromkeys(roots):
+        if not any(root != other and root.startswith(f"{other.rstrip('/')}/") for other in roots):
+            yield root
 
 
 def _pieces(text: bytes) -> Iterator[tuple[int, int, int]]:
