@@ -19,17 +19,21 @@ from sandbox_api.api import (
     mcp,
     network,
     processes,
+    proxy,
     search,
     system,
     terminal,
     trees,
     uploads,
+    watch,
     wire,
 )
 from sandbox_api.api.access import Access
+from sandbox_api.api.callbacks import Callbacks
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
 from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.api.providers import choose_provider
+from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
@@ -38,7 +42,9 @@ from sandbox_api.core.environment import Environment
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
 from sandbox_api.core.keepalive import ScaleFile
+from sandbox_api.core.monitors import Monitors
 from sandbox_api.core.paths import PathResolver
+from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
@@ -48,14 +54,13 @@ from sandbox_api.core.state import open_state, open_subdirectory, state_candidat
 from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
 HANDLERS = (
-    *(system, processes, files, trees, copies, archives, uploads, docs, network),
-    search,
-    codegen,
-    mcp,
+    *(system, processes, docs, network, proxy),
+    *(files, trees, copies, archives, uploads, search, watch, codegen, mcp),
 )
 DAY_S = 24 * HOUR_S
 
@@ -79,6 +84,7 @@ def create_app(settings: Settings) -> web.Application:
         middlewares=[make_middleware(access)], client_max_size=settings.max_json_bytes
     )
     app[wire.SETTINGS] = settings
+    app[wire.ACCESS] = access
     app[wire.SHUTDOWN] = wire.Shutdown()
     app[system.STARTED] = system.Started()
     app.on_response_prepare.append(add_common_headers)
@@ -89,12 +95,14 @@ def create_app(settings: Settings) -> web.Application:
     home = settings.home if identity is None else identity.home
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
+    _add_watches(app, identity)
     _add_host(app, settings)
     _add_searches(app, settings, identity)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
     _add_processes(app, settings, environment, identity, paths)
+    app.cleanup_ctx.append(_ports)
     _add_uploads(app, settings, environment)
     _add_mcp(app)
     for module in HANDLERS:
@@ -126,6 +134,22 @@ def _add_files(
         app[wire.FILE_THREADS].close()
 
     app.cleanup_ctx.append(threads)
+
+
+def _add_watches(app: web.Application, identity: Identity | None) -> None:
+    async def watches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity)
+        app[wire.WATCHES] = owner = Watches(threads)
+        async with owner.open():
+            yield
+        threads.close()
+
+    async def stop(app: web.Application) -> None:
+        if (owner := app.get(wire.WATCHES)) is not None:  # it was opened
+            owner.stop()
+
+    app.cleanup_ctx.append(watches)
+    app.on_shutdown.append(stop)
 
 
 def _add_host(app: web.Application, settings: Settings) -> None:
@@ -257,6 +281,17 @@ def _limits(settings: Settings) -> Limits:
         max_log_bytes=budget_bytes(settings.max_log_bytes_total, settings.max_log_percent),
         keep_running_bytes=settings.max_log_file_bytes or KEEP_RUNNING_BYTES,
     )
+
+
+async def _ports(app: web.Application) -> AsyncIterator[None]:
+    threads, processes, callbacks = app[wire.FILE_THREADS], app[wire.PROCESSES], Callbacks()
+    app[wire.APPS] = Apps()
+    app[wire.PORT_WATCH] = watch = PortWatch(threads, processes)
+    app[wire.MONITORS] = monitors = Monitors(watch, processes, threads, callbacks.deliver)
+    async with callbacks.open(), monitors.open():
+        yield
+    watch.close()
+    app[wire.APPS].close()
 
 
 def _add_startup_command(

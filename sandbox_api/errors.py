@@ -12,6 +12,7 @@ SandboxError
 ├── FailedError         understood, but the system refused it (no such directory, disk full, ...)
 ├── DeadlineError       it did not happen in time
 ├── UnavailableError    not now; trying again may work
+├── UpstreamError       the app in the sandbox that the request was for does not answer it
 └── InternalError       our own fault, or a pinned text of the reference that is one
 """
 
@@ -74,6 +75,10 @@ class DeadlineError(SandboxError):
 
 class UnavailableError(SandboxError):
     """Not now; trying again may work."""
+
+
+class UpstreamError(SandboxError):
+    """The app in the sandbox that the request was meant for does not answer, or answers rubbish."""
 
 
 class InternalError(SandboxError):

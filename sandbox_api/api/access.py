@@ -3,23 +3,33 @@
 Until a token is configured the daemon trusts its network, with two rules that real clients never
 notice: a Host that a foreign web page could have chosen is refused (DNS rebinding), and so is a
 foreign Origin (cross-site requests). `/health` is exempt from everything.
+
+An app under `/port` shares our origin, so its pages must not be able to use what a browser knows of
+us. They get a cookie of their own, which opens nothing but `/port`; and no token of ours goes on to
+the app.
 """
 
 import hmac
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
+from yarl import URL
 
 from sandbox_api.errors import ForbiddenError, UnauthorizedError
 
+RawHeaders: TypeAlias = Sequence[tuple[bytes, bytes]]
+
 COOKIE = "sandbox_api_session"
+APP_COOKIE = "sandbox_api_port"
 TOKEN_PARAMETERS = ("token", "bl_preview_token")
 OPEN_PATH = "/health"
 PAGES = ("/swagger", "/terminal")
+APPS = "/port/"
 
 EDGE_SUFFIXES = (".bl.run", ".blaxel.ai", ".blaxel.dev")
 HOST_SUFFIXES = (
@@ -30,6 +40,8 @@ HOST_SUFFIXES = (
     ".cluster.local",
     *EDGE_SUFFIXES,
 )
+_OWN_HEADERS = frozenset({b"x-blaxel-authorization", b"x-blaxel-preview-token"})
+_OWN_COOKIES = frozenset({COOKIE.encode(), APP_COOKIE.encode()})
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _PORT = re.compile(r"[0-9]{1,5}")
@@ -89,8 +101,9 @@ class Access:
     def __init__(
         self, token: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
     ) -> None:
-        self._token = token.encode("utf-8", "surrogateescape")
+        self._token = _bytes(token)
         self._session = hmac.new(self._token, b"sandbox-api page session", "sha256").hexdigest()
+        self._app_session = hmac.new(self._token, b"sandbox-api app session", "sha256").hexdigest()
         self._hosts = frozenset(_host_name(host) for host in allowed_hosts)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._judge_known = lru_cache(_CACHED_HEADERS)(self._judge)
@@ -115,7 +128,7 @@ class Access:
         Raises:
             UnauthorizedError: no token, or a wrong one.
         """
-        if not self._token or request.method == "OPTIONS" or request.path == OPEN_PATH:
+        if not self._token or _is_free(request):
             return
         offered = list(_offered_tokens(request))
         if any(self._matches(token) for token in offered) or self._has_session(request):
@@ -127,32 +140,92 @@ class Access:
     def page_login(self, request: web.Request) -> web.Response | None:
         """Turn a token in a page's address into a cookie.
 
-        A browser that opens one of our pages with `?token=` is sent to the same page without it, so
-        that the token is in no history and no Referer. Call after `check_token`.
+        A browser that opens one of our pages, or one of an app, with `?token=` is sent to the same
+        page without it, so that the token is in no history, in no Referer, and nothing that the
+        page's scripts can read. Call after `check_token`.
 
         Returns:
             The redirect, or None where this is not such a request.
         """
         if not self._token or request.method != "GET" or not _is_page(request):
             return None
-        if not any(name in request.query for name in TOKEN_PARAMETERS):
+        query = request.rel_url.raw_query_string
+        kept = self.without_token(query)
+        if kept == query:
             return None
-        query = [(k, v) for k, v in request.query.items() if k not in TOKEN_PARAMETERS]
-        location = request.rel_url.with_query(query)
-        response = web.Response(status=303, headers={"Location": str(location)})
-        response.set_cookie(COOKIE, self._session, httponly=True, samesite="Strict", path="/")
+        location = request.rel_url.raw_path + ("?" + kept if kept else "")
+        response = web.Response(status=303, headers={"Location": location})
+        name, value, path = COOKIE, self._session, "/"
+        if is_for_app(request):
+            name, value, path = APP_COOKIE, self._app_session, "/port"
+        response.set_cookie(name, value, httponly=True, samesite="Strict", path=path)
         return response
 
+    def without_token(self, query: str) -> str:
+        """A raw query without the parameters that hold the token; all others as they were sent.
+
+        A fragment, which no browser sends, is not part of a parameter.
+        """
+        if not self._token or not query:
+            return query
+        query, mark, fragment = query.partition("#")
+        parts = [part for part in query.split("&") if not self._holds_token(part)]
+        return "&".join(parts) + mark + fragment
+
+    def without_credentials(self, headers: RawHeaders) -> RawHeaders:
+        """A request's headers without what is meant for the daemon and its gateway alone.
+
+        These are the token, our cookies, and what has the platform's own names. An `Authorization`
+        that is not ours is the app's.
+        """
+        shown = ((name, self._shown(name.lower(), value)) for name, value in headers)
+        return [(name, value) for name, value in shown if value is not None]
+
+    def _shown(self, name: bytes, value: bytes) -> bytes | None:
+        """A header's value as an app may see it; None for not at all."""
+        if name in _OWN_HEADERS:
+            return None
+        if name == b"authorization":
+            scheme, _, token = _text(value).partition(" ")
+            return None if scheme.lower() == "bearer" and self._opens(token.strip()) else value
+        if name == b"referer":
+            page, mark, query = _text(value).partition("?")
+            kept = self.without_token(query)
+            return value if kept == query else _bytes(page + mark * bool(kept) + kept)
+        if name == b"cookie":
+            pairs = value.split(b";")
+            kept_pairs = [p for p in pairs if p.partition(b"=")[0].strip() not in _OWN_COOKIES]
+            return value if kept_pairs == pairs else b";".join(kept_pairs).strip() or None
+        return value
+
+    def _holds_token(self, parameter: str) -> bool:
+        query = URL.build(query_string=parameter, encoded=True).query
+        return any(self._matches(v) for name in TOKEN_PARAMETERS for v in query.getall(name, ()))
+
+    def _opens(self, token: str) -> bool:
+        return bool(self._token) and self._matches(token)
+
     def _matches(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
+        return hmac.compare_digest(_bytes(token), self._token)
 
     def _has_session(self, request: web.Request) -> bool:
-        """Whether the cookie came; an app under /port shares our origin and may not use it."""
+        """Whether a cookie of ours came that opens this path.
+
+        Under /port each does, since an app learns nothing by it that it does not know. Elsewhere
+        it is the one of our pages alone, and not for a request that an app's page has made.
+        """
+        if is_for_app(request):
+            return self._has_cookie(request, APP_COOKIE, self._app_session) or self._has_cookie(
+                request, COOKIE, self._session
+            )
         if _is_below_port(request.headers.get("Referer", "")):
             return False
+        return self._has_cookie(request, COOKIE, self._session)
+
+    def _has_cookie(self, request: web.Request, name: str, value: str) -> bool:
         pairs = (pair.strip() for pair in request.headers.get("Cookie", "").split(";"))
-        wanted = f"{COOKIE}={self._session}".encode()
-        return any(hmac.compare_digest(p.encode("utf-8", "surrogateescape"), wanted) for p in pairs)
+        wanted = f"{name}={value}".encode()
+        return any(hmac.compare_digest(_bytes(pair), wanted) for pair in pairs)
 
     def _judge(self, host: str, origin: str | None) -> str:
         """Why this Host and Origin are refused, or nothing."""
@@ -206,10 +279,37 @@ def _is_below_port(referer: str) -> bool:
     return path.lstrip("/").startswith("port/")
 
 
+def is_for_app(request: web.BaseRequest) -> bool:
+    """Whether a request goes on to an app, so that the daemon's own habits are not for it."""
+    return request.rel_url.path_safe.startswith(APPS)
+
+
+def _is_free(request: web.Request) -> bool:
+    """Whether no token is needed: for /health, and OPTIONS, of which an app gets preflights only.
+
+    A browser sends a preflight without credentials, and it asks for nothing (WHATWG Fetch).
+    """
+    if request.method != "OPTIONS":
+        return request.path == OPEN_PATH
+    names = request.headers
+    preflight = "Origin" in names and "Access-Control-Request-Method" in names
+    return not is_for_app(request) or (preflight and not request.can_read_body)
+
+
 def _is_page(request: web.Request) -> bool:
     path = request.path
-    wants_page = "text/html" in request.headers.get("Accept", "")
-    return wants_page and any(path == page or path.startswith(page + "/") for page in PAGES)
+    if "text/html" not in request.headers.get("Accept", ""):
+        return False
+    ours = any(path == page or path.startswith(page + "/") for page in PAGES)
+    return ours or is_for_app(request)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _offered_tokens(request: web.Request) -> Iterator[str]:

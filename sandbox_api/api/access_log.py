@@ -13,6 +13,7 @@ from urllib.parse import unquote_plus
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web import BaseRequest, StreamResponse
 
+from sandbox_api.api.access import is_for_app
 from sandbox_api.api.wire import RESPONSE_HEADERS
 from sandbox_api.log import json_line
 
@@ -52,7 +53,9 @@ def log_access(
         size_bytes: bytes of the body; for a stream, of all that was sent.
         time_s: seconds from the request's arrival to the end of the answer; rounded up to ms.
     """
-    if request.method == "OPTIONS" or request.get(RESPONSE_HEADERS) == {}:
+    if request.get(RESPONSE_HEADERS) == {} or (
+        request.method == "OPTIONS" and not is_for_app(request)
+    ):
         return
     url = request.rel_url
     query = url.raw_query_string

@@ -16,9 +16,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
-from sandbox_api.api.access import Access
+from sandbox_api.api.access import Access, is_for_app
 from sandbox_api.api.access_log import CLIENT_LEFT, AccessLines, log_access
-from sandbox_api.api.wire import RESPONSE_HEADERS, dump_json, json_bytes_reply
+from sandbox_api.api.wire import RESPONSE_HEADERS, STARTED, dump_json, json_bytes_reply
 from sandbox_api.errors import (
     ConflictError,
     DeadlineError,
@@ -33,6 +33,7 @@ from sandbox_api.errors import (
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
+    UpstreamError,
 )
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ STATUSES: Final[Mapping[type[SandboxError], int]] = {
     RangeError: 416,
     FailedError: 422,
     DeadlineError: 422,  # the reference answers waits that ran out with 422 (spec/process.md 4)
+    UpstreamError: 502,
     UnavailableError: 503,
     InternalError: 500,
 }
@@ -76,7 +78,6 @@ COMMON_HEADERS: Final = {
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 ACCESS_LINES: Final[web.AppKey[AccessLines]] = web.AppKey("access_lines")
-STARTED: Final = web.RequestKey("started", web.StreamResponse)
 STARTED_AT: Final = web.RequestKey("started_at", float)
 
 # bare prefixes that are no resource: without this they would be sent to the same path plus `/`
@@ -119,13 +120,14 @@ async def _answer(request: web.Request, handler: Handler, access: Access) -> web
     except SandboxError:
         request[RESPONSE_HEADERS] = REFUSED_HEADERS
         raise
-    if request.method == "OPTIONS":
+    for_app = is_for_app(request)
+    if request.method == "OPTIONS" and not for_app:
         return _preflight(request)
     access.check_token(request)
     if (login := access.page_login(request)) is not None:
         return login
     raw_path = request.rel_url.raw_path
-    if "%" in raw_path and (broken := _BROKEN_ESCAPE.search(raw_path)):
+    if "%" in raw_path and not for_app and (broken := _BROKEN_ESCAPE.search(raw_path)):
         raise InvalidError(
             f"malformed escape {raw_path[broken.start() :][:3]!r} in the path; write % as %25"
         )

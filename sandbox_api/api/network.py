@@ -1,16 +1,29 @@
-"""Sockets over HTTP: `/network` (spec/system.md 6)."""
+"""Ports over HTTP: `/network` (spec/system.md 6)."""
 
 import re
-from collections.abc import Collection
 
 from aiohttp import web
 
-from sandbox_api.api.schemas.network import PortsReply, port_entry
-from sandbox_api.api.wire import FILE_THREADS, PROCESSES, json_reply
-from sandbox_api.core.ports import OwnedSocket, sockets_of
-from sandbox_api.core.processes import Process
-from sandbox_api.core.processes.ending import find_processes
-from sandbox_api.core.processes.tree import find_tree
+from sandbox_api.api.callbacks import check_callback
+from sandbox_api.api.port_replies import open_port, own_port
+from sandbox_api.api.port_stream import send_port_events
+from sandbox_api.api.schemas.base import PathReply
+from sandbox_api.api.schemas.network import (
+    OpenPortsReply,
+    PortEntry,
+    PortMonitorRequest,
+    PortsReply,
+)
+from sandbox_api.api.wire import (
+    FILE_THREADS,
+    MONITORS,
+    PORT_WATCH,
+    PROCESSES,
+    json_reply,
+    read_json,
+)
+from sandbox_api.core.ports import OwnedSocket
+from sandbox_api.core.processes.sockets import sockets_of_process
 from sandbox_api.errors import InvalidError
 
 _NUMBER = re.compile("[+-]?[0-9]{1,18}", re.ASCII)
@@ -24,8 +37,8 @@ async def list_ports(request: web.Request) -> web.Response:
         process = None
     pipes = process.output.pipe_links() if process else ()
     # as the workload user, who sees its own processes only (G29)
-    found = await request.app[FILE_THREADS].run(_sockets, pid, process, pipes)
-    return json_reply(PortsReply(pid=pid, ports=[port_entry(one) for one in found]))
+    found = await request.app[FILE_THREADS].run(sockets_of_process, pid, process, pipes)
+    return json_reply(PortsReply(pid=pid, ports=[_entry(one) for one in found]))
 
 
 async def head_ports(request: web.Request) -> web.Response:
@@ -39,11 +52,40 @@ async def refuse_no_pid(_: web.Request) -> web.Response:
     raise InvalidError("missing required path parameter: pid")
 
 
-def _sockets(pid: int, process: Process | None, pipes: Collection[str]) -> list[OwnedSocket]:
-    if pid <= 0:
-        return []
-    tree = find_processes(process, pipes) if process else find_tree(pid, reaped=False)
-    return sockets_of((stat.pid, stat.name) for stat in tree)
+async def list_open_ports(request: web.Request) -> web.Response:
+    """Everything that is open in the sandbox."""
+    watch = request.app[PORT_WATCH]
+    found = await watch.list()
+    ports = [open_port(opening, own_port(request)) for opening in found]
+    return json_reply(OpenPortsReply(ports=ports, number=watch.number))
+
+
+async def stream_ports(request: web.Request) -> web.StreamResponse:
+    """What opens and closes, as NDJSON."""
+    text = request.query.get("since", "")
+    if text and not _NUMBER.fullmatch(text):
+        raise InvalidError(f"invalid since '{text:.40}': the number of an event is expected")
+    return await send_port_events(request, int(text) if text else None)
+
+
+async def head_stream(_: web.Request) -> web.Response:
+    """The route exists; nothing is followed."""
+    return web.Response()
+
+
+async def start_monitor(request: web.Request) -> web.Response:
+    """Tell a callback of each port that a process opens."""
+    pid = _pid(request)
+    body = await read_json(request, PortMonitorRequest)
+    check_callback(body.callback)
+    request.app[MONITORS].add(pid, body.callback)
+    return json_reply(PathReply(path="", message="Port monitoring started"))
+
+
+async def stop_monitor(request: web.Request) -> web.Response:
+    """Tell nobody any more."""
+    request.app[MONITORS].remove(_pid(request))
+    return json_reply(PathReply(path="", message="Port monitoring stopped"))
 
 
 def _pid(request: web.Request) -> int:
@@ -53,7 +95,26 @@ def _pid(request: web.Request) -> int:
     return int(text)
 
 
+def _entry(owned: OwnedSocket) -> PortEntry:
+    one = owned.socket
+    return PortEntry(
+        pid=owned.pid,
+        protocol=one.protocol,
+        local_addr=one.local_addr,
+        local_port=one.local_port,
+        remote_addr=one.remote_addr,
+        remote_port=one.remote_port,
+        state=one.state,
+        process_name=owned.process_name,
+    )
+
+
 ROUTES = (
+    web.get("/network/ports", list_open_ports, allow_head=True),
+    web.get("/network/ports/stream", stream_ports, allow_head=False),
+    web.head("/network/ports/stream", head_stream),
+    web.post("/network/process/{pid}/monitor", start_monitor),
+    web.delete("/network/process/{pid}/monitor", stop_monitor),
     web.get("/network/process/{pid}/ports", list_ports, allow_head=False),
     web.head("/network/process/{pid}/ports", head_ports),
     web.get("/network/process//ports", refuse_no_pid, allow_head=False),

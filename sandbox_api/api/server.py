@@ -52,14 +52,14 @@ def canonical_path(raw_path: str) -> str:
 
 
 def canonical_message(message: RawRequestMessage) -> RawRequestMessage:
-    """A request head whose path is the canonical one."""
+    """A request head that is routed by the canonical path; `path` stays as it was sent."""
     path = message.path
     if "//" not in path[:2] and "%2" not in path and not path.startswith(_TREE_ROOT):
         return message
     url = message.url
     path = canonical_path(url.raw_path)
     url = URL.build(path=path, query_string=url.raw_query_string, encoded=True)
-    return message._replace(path=str(url), url=url)
+    return message._replace(url=url)
 
 
 class Connection(RequestHandler):
@@ -79,12 +79,27 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Half a request starts the clock, a whole one stops it."""
+        """Half a request starts the clock, a whole one stops it; a malformed body fails at once."""
         super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._fail_body(str(self._messages[-1][0].message))
         if self._waiter is None or self._waiter.done():
             self._stop_head_timer()
         elif self._head_timer is None:
             self._start_head_timer()
+
+    def _fail_body(self, reason: str) -> None:
+        """What came cannot be parsed: whoever reads the current request's body would wait for ever.
+
+        aiohttp keeps the error for the next request, of which there is none.
+        """
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            self._lingering_time = 0
+            self.close()
+            request.content.set_exception(
+                web.RequestPayloadError(reason.strip().partition("\n")[0])
+            )
 
     def handle_error(
         self,

@@ -10,7 +10,7 @@ import json
 import json.scanner
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -18,25 +18,33 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from sandbox_api.api.access import Access
 from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.edits import Edits
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
+from sandbox_api.core.monitors import Monitors
+from sandbox_api.core.portwatch import PortWatch
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.searches.searches import Searches
 from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
+from sandbox_api.core.watch import Watches
 from sandbox_api.errors import InvalidError, TooLargeError
 from sandbox_api.settings import Settings
 
 M = TypeVar("M", bound=WireModel)
+T = TypeVar("T")
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
+APPS: web.AppKey[Apps] = web.AppKey("apps", Apps)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
 EDITS: web.AppKey[Edits] = web.AppKey("edits", Edits)
@@ -48,7 +56,10 @@ COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
+WATCHES: web.AppKey[Watches] = web.AppKey("watches", Watches)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
+PORT_WATCH: web.AppKey[PortWatch] = web.AppKey("port_watch", PortWatch)
+MONITORS: web.AppKey[Monitors] = web.AppKey("monitors", Monitors)
 TERMINALS: web.AppKey[Terminals] = web.AppKey("terminals", Terminals)
 
 
@@ -76,6 +87,16 @@ class Shutdown:
         finally:
             del self._cut[id(request)]
 
+    async def before(self, waiting: Coroutine[object, object, T]) -> T | None:
+        """What a wait gives, or None when the daemon stops first."""
+        wait, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(self.began.wait())
+        try:
+            done, _ = await asyncio.wait([wait, stop], return_when=asyncio.FIRST_COMPLETED)
+            return wait.result() if wait in done else None
+        finally:
+            wait.cancel()
+            stop.cancel()
+
     def begin(self) -> None:
         """Tell all streams; called once, when the daemon was told to stop."""
         self.began.set()
@@ -92,6 +113,9 @@ SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("shutdown", Shutdown)
 
 # what is sent instead of the common headers: a middleware's and a proxy's business only
 RESPONSE_HEADERS: web.RequestKey[Mapping[str, str]] = web.RequestKey("response_headers", Mapping)
+
+# the answer that has begun: after that there is no other status
+STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started", web.StreamResponse)
 
 JSON_TYPE = "application/json; charset=utf-8"
 READ_BYTES = 256 * 1024

@@ -52,16 +52,16 @@ class AdoptedFile(AtomicFile):
         copy_range(self._source_fd, self._fd, 0, os.fstat(self._source_fd).st_size)
         return super()._finish_in_place(change_mode)
 
-    def _rename(self) -> None:
+    def _rename(self, *, replaces: bool) -> None:
         if self._temporary == self._source and not self._is_still_there():
             raise OSError(errno.ESTALE, "its bytes were deleted or replaced; send them again")
         try:
-            super()._rename()
+            super()._rename(replaces=replaces)
         except OSError as exc:
             if exc.errno not in _NO_MOVE or self._temporary != self._source:
                 raise
             self._copy_beside()
-            super()._rename()
+            super()._rename(replaces=replaces)
 
     def _is_still_there(self) -> bool:
         try:

@@ -22,6 +22,7 @@ from sandbox_api.core.pathlocks import PathLocks
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, DEFAULT_FILE_MODE, RESERVED_PREFIX
 from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
+from sandbox_api.core.renames import RENAMES
 
 _PRIVATE = 0o600  # until the last moment nobody but the writer can read what is not finished
 _EXISTING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -177,7 +178,7 @@ class AtomicFile:
         self._condition.check(status)
         if not self._exists or status is None:
             os.fchmod(self._fd, mode)
-            self._rename()
+            self._rename(replaces=status is not None)
         elif not self._replace(status, change_mode):
             return self._copy_into_place(change_mode)
         return os.fstat(self._fd)
@@ -187,17 +188,17 @@ class AtomicFile:
         if status.st_nlink > 1 or not inherit(self._target, self._fd, status, change_mode):
             return False
         try:
-            self._rename()
+            self._rename(replaces=True)
         except OSError as exc:
             if exc.errno in _NO_RENAME:
                 return False
             raise
         return True
 
-    def _rename(self) -> None:
+    def _rename(self, *, replaces: bool) -> None:
         if self._sync:
             os.fsync(self._fd)
-        os.rename(self._temporary, self._target)
+        RENAMES.rename(self._temporary, self._target, replaces=replaces)
         self._temporary = ""
         if self._sync:
             _sync_directory(os.path.dirname(self._target))

@@ -19,6 +19,7 @@ from sandbox_api.core.paths import RESERVED_PREFIX
 from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
 from sandbox_api.core.regular import READ_FLAGS
+from sandbox_api.core.renames import RENAMES
 from sandbox_api.errors import UnavailableError
 
 PIECE_BYTES = 256 << 20  # what is copied between two looks whether to stop
@@ -222,6 +223,7 @@ class _NewFile(_File):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         return self._open_new()
 
-    def _rename(self) -> None:
-        rename_new(self._temporary, self._target)
+    def _rename(self, *, replaces: bool) -> None:
+        with RENAMES.announced(self._target, replaces=replaces):
+            rename_new(self._temporary, self._target)
         self._temporary = ""

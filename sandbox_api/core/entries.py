@@ -14,6 +14,7 @@ from contextlib import suppress
 from sandbox_api.core import linux
 from sandbox_api.core.atomic import PATH_LOCKS, unlink_quietly
 from sandbox_api.core.paths import RESERVED_PREFIX
+from sandbox_api.core.renames import RENAMES
 
 _NEVER_REPLACED = frozenset({stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO})
 _NO_EXCLUSIVE_RENAME = frozenset({errno.EINVAL, errno.ENOSYS})
@@ -38,9 +39,24 @@ def replace_entry(path: str, make: Callable[[str], None]) -> None:
     make(temporary)
     try:
         with PATH_LOCKS.hold(path):
-            rename_over(temporary, path)
+            _take_place(temporary, path)
     finally:
-        unlink_quietly(temporary)  # rename(2) leaves it where both are links to one file
+        unlink_quietly(temporary)
+
+
+def _take_place(temporary: str, path: str) -> None:
+    replaced = _entry_status(path)
+    if replaced is not None and os.path.samestat(replaced, os.lstat(temporary)):
+        return  # two links to one file: rename(2) would do nothing
+    with RENAMES.announced(path, replaces=replaced is not None):
+        rename_over(temporary, path)
+
+
+def _entry_status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
 
 
 def rename_over(source: str, target: str) -> None:

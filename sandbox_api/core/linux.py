@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,21 @@ F_SETPIPE_SZ = 1031
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
+IN_MODIFY = 0x002
+IN_ATTRIB = 0x004
+IN_MOVED_FROM = 0x040
+IN_MOVED_TO = 0x080
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_UNMOUNT = 0x2000
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+IN_ONLYDIR = 0x01000000
+IN_ISDIR = 0x40000000
+
+_STATFS_BYTES = 256  # more than any architecture's struct statfs
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
 _AT_FDCWD = -100
@@ -34,6 +50,9 @@ def _quick_calls() -> ctypes.PyDLL:
     library.setfsuid.restype = library.setfsgid.restype = ctypes.c_int
     library.syscall.restype = ctypes.c_long
     library.prctl.restype = ctypes.c_int
+    library.inotify_init1.argtypes = [ctypes.c_int]
+    library.inotify_rm_watch.argtypes = [ctypes.c_int, ctypes.c_int]
+    library.inotify_init1.restype = library.inotify_rm_watch.restype = ctypes.c_int
     return library
 
 
@@ -42,6 +61,10 @@ def _slow_calls() -> ctypes.CDLL:
     library = ctypes.CDLL(None, use_errno=True)
     library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.fallocate.restype = ctypes.c_int
+    library.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+    library.inotify_add_watch.restype = ctypes.c_int
+    library.statfs.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+    library.statfs.restype = ctypes.c_int
     library.syscall.restype = ctypes.c_long
     return library
 
@@ -143,6 +166,56 @@ def clone_file(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def open_inotify() -> int:
+    """A new inotify instance, which never waits; its descriptor (inotify_init(2)).
+
+    Raises:
+        OSError: EMFILE at fs.inotify.max_user_instances, or without descriptors.
+    """
+    fd = _quick_calls().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        _raise_errno("inotify_init1")
+    return int(fd)
+
+
+def add_inotify_watch(fd: int, path: str, mask: int) -> int:
+    """Let the events of a directory come; what the calling thread may not read is refused.
+
+    Args:
+        fd: the inotify instance.
+        path: absolute.
+        mask: which events.
+
+    Returns:
+        The watch descriptor, the same for each name of one directory (inotify_add_watch(2)).
+
+    Raises:
+        OSError: ENOSPC at fs.inotify.max_user_watches.
+    """
+    wd = _slow_calls().inotify_add_watch(fd, os.fsencode(path), mask)
+    if wd < 0:
+        _raise_errno("inotify_add_watch")
+    return int(wd)
+
+
+def remove_inotify_watch(fd: int, wd: int) -> bool:
+    """Let the events of a directory come no more; False where the kernel ended that before."""
+    return bool(_quick_calls().inotify_rm_watch(fd, wd) == 0)
+
+
+def file_system_type(path: str) -> int:
+    """The magic number of the file system that a path lies on (statfs(2)).
+
+    Raises:
+        OSError: the path cannot be reached.
+    """
+    status = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _slow_calls().statfs(os.fsencode(path), status) != 0:
+        _raise_errno("statfs")
+    (magic,) = struct.unpack_from("l", status)
+    return int(magic) & 0xFFFFFFFF
 
 
 def erase_environment(name: bytes) -> None:

@@ -7,6 +7,7 @@ event loop. What is known is forgotten after a second, for something may be moun
 import os
 from time import monotonic
 
+from sandbox_api.core import linux
 from sandbox_api.core.mounts import mounts
 
 MAX_DIRECTORIES = 4096
@@ -14,6 +15,12 @@ MAX_DIRECTORIES = 4096
 _LOCAL_TYPES = frozenset(
     {"btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay"}
     | {"ramfs", "rootfs", "squashfs", "tmpfs", "xfs"}
+)
+# Others may change what lies there without this kernel: statfs(2), include/uapi/linux/magic.h.
+_SHARED_MAGICS = frozenset(
+    {0x6969, 0x517B, 0xFE534D42, 0xFF534D42}  # NFS, SMB, SMB2, CIFS
+    | {0x65735546, 0x01021997, 0x786F4256}  # FUSE and virtiofs, 9p, vboxsf
+    | {0x00C36400, 0x5346414F, 0x0BD00BD0, 0x47504653, 0x73757245}  # Ceph, AFS, Lustre, GPFS, Coda
 )
 
 
@@ -53,3 +60,16 @@ class LocalDirectories:
             self._devices = frozenset(local)
             self._devices_until = now + self._memory_s
         return self._devices
+
+
+def is_shared(path: str) -> bool:
+    """Whether others may change what lies there without this kernel's knowing. Blocks.
+
+    What the root file system is belongs to this sandbox, on whatever it lies.
+
+    Raises:
+        OSError: the path cannot be reached.
+    """
+    if linux.file_system_type(path) not in _SHARED_MAGICS:
+        return False
+    return os.stat(path).st_dev != os.stat("/").st_dev

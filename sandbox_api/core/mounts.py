@@ -67,6 +67,11 @@ def kernel_mounts_below(path: str) -> frozenset[str]:
     return frozenset(shown + point[len(real) :] for point in points if point.startswith(real))
 
 
+def kernel_devices() -> frozenset[int]:
+    """Device numbers of the kernel's own file systems, such as /proc."""
+    return frozenset(mount.device for mount in mounts() if mount.of_the_kernel)
+
+
 def is_made_up(status: os.stat_result) -> bool:
     """Whether a regular file's size says nothing of what is read from it: /proc tells 0, /sys 4096.
 

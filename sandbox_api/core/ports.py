@@ -7,10 +7,12 @@
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import NamedTuple
+
+from sandbox_api.errors import UnavailableError, os_text
 
 WILDCARD = "*"
 # Names as `ss` has them, which clients of the reference know.
@@ -52,7 +54,20 @@ class Socket(NamedTuple):
     @property
     def loopback(self) -> bool:
         """Whether only this sandbox can reach it."""
-        return self.local_addr != WILDCARD and ip_address(self.local_addr).is_loopback
+        return is_loopback(self.local_addr)
+
+
+class Place(NamedTuple):
+    """Where something is open, in the order in which lists have it."""
+
+    protocol: str
+    port: int
+    address: str
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it can be reached from outside of the sandbox."""
+        return not is_loopback(self.address)
 
 
 class OwnedSocket(NamedTuple):
@@ -63,8 +78,17 @@ class OwnedSocket(NamedTuple):
     socket: Socket
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only this sandbox can reach an address: 127.0.0.0/8, ::1; `*` is all addresses."""
+    return address != WILDCARD and ip_address(address).is_loopback
+
+
 def read_sockets() -> list[Socket]:
-    """Every TCP and UDP socket of this network namespace."""
+    """Every TCP and UDP socket of this network namespace.
+
+    Raises:
+        UnavailableError: the system is short of descriptors or memory.
+    """
     return [one for table, protocol in _TABLES for one in _read_table(table, protocol)]
 
 
@@ -81,6 +105,23 @@ def socket_inodes(pid: int) -> set[int]:
     return inodes
 
 
+def holders(inodes: Collection[int], pids: Iterable[int]) -> dict[int, int]:
+    """Which process holds each socket; of several the one with the lowest number.
+
+    Args:
+        inodes: of the sockets; one whose holder is not ours to see is left out.
+        pids: who may hold them. They are looked at only until all are found.
+    """
+    wanted, found = set(inodes), dict[int, int]()
+    for pid in sorted(pids):
+        if not wanted:
+            break
+        for inode in socket_inodes(pid) & wanted:
+            found[inode] = pid
+            wanted.remove(inode)
+    return found
+
+
 def sockets_of(processes: Iterable[tuple[int, str]]) -> list[OwnedSocket]:
     """The sockets of some processes: one for each protocol and local port, in that order.
 
@@ -89,15 +130,58 @@ def sockets_of(processes: Iterable[tuple[int, str]]) -> list[OwnedSocket]:
     Args:
         processes: pid and name of each.
     """
-    by_inode = {one.inode: one for one in read_sockets()}
     best: dict[tuple[str, int], OwnedSocket] = {}
+    for found in _held(processes):
+        key = (found.socket.protocol, found.socket.local_port)
+        if key not in best or _rank(found) < _rank(best[key]):
+            best[key] = found
+    return [best[key] for key in sorted(best)]
+
+
+def open_ports(processes: Iterable[tuple[int, str]]) -> dict[int, frozenset[int]]:
+    """The ports that some processes have opened, each with the inodes of its sockets.
+
+    Args:
+        processes: pid and name of each.
+    """
+    found: dict[int, frozenset[int]] = {}
+    for one in (owned.socket for owned in _held(processes) if owned.socket.open):
+        found[one.local_port] = found.get(one.local_port, frozenset()) | {one.inode}
+    return found
+
+
+def open_places() -> dict[Place, frozenset[int]]:
+    """Everything that is open in the sandbox: each place with the inodes of its sockets.
+
+    Workers that share a port (SO_REUSEPORT) have a socket each at one place.
+    """
+    found: dict[Place, frozenset[int]] = {}
+    for one in read_sockets():
+        if one.open:
+            place = Place(one.protocol, one.local_port, one.local_addr)
+            found[place] = found.get(place, frozenset()) | {one.inode}
+    return found
+
+
+def _held(processes: Iterable[tuple[int, str]]) -> Iterator[OwnedSocket]:
+    by_inode = {one.inode: one for one in read_sockets()}
     for pid, name in sorted(processes):
         for inode in socket_inodes(pid) & by_inode.keys():
-            found = OwnedSocket(pid, name, by_inode[inode])
-            key = (found.socket.protocol, found.socket.local_port)
-            if key not in best or _rank(found) < _rank(best[key]):
-                best[key] = found
-    return [best[key] for key in sorted(best)]
+            yield OwnedSocket(pid, name, by_inode[inode])
+
+
+def explain_refusal(port: int) -> str:
+    """Why nobody can connect to a TCP port on loopback, and what to do; reads /proc."""
+    there = [one for one in read_sockets() if one.local_port == port and one.open]
+    addresses = sorted({one.local_addr for one in there if one.protocol == "tcp"})
+    if addresses:
+        return (
+            f"port {port} listens on {', '.join(addresses)} only; "
+            "bind the app to 127.0.0.1, 0.0.0.0 or ::"
+        )
+    if there:
+        return f"only UDP is open on port {port}; an app that speaks HTTP listens on TCP"
+    return f"nothing listens on port {port}; start the app, or wait until it listens"
 
 
 def _rank(owned: OwnedSocket) -> tuple[bool, bool, int, Socket]:
@@ -110,8 +194,10 @@ def _read_table(table: str, protocol: str) -> Iterator[Socket]:
         with open(f"/proc/net/{table}", encoding="ascii") as file:
             next(file, None)
             lines = file.readlines()
-    except OSError:  # no IPv6
+    except FileNotFoundError:  # no IPv6
         return
+    except OSError as exc:  # no descriptors: not the same as no sockets
+        raise UnavailableError(os_text("open", f"/proc/net/{table}", exc)) from exc
     for line in lines:
         yield _socket(protocol, line)
 

@@ -95,7 +95,8 @@ class Walk:
         Raises:
             OSError: the root cannot be read.
         """
-        levels = [_runs(self._read(self._root))]
+        excluded = self._scope.exclude_directories
+        levels = [_runs(self._read(self._root), excluded)]
         self._closed = kernel_mounts_below(self._root)
         while levels:
             if self.stopped():
@@ -103,7 +104,7 @@ class Walk:
             for run in levels[-1]:
                 yield run
                 if run[0]:
-                    levels.append(_runs(self._read_below(run[1][0].path)))
+                    levels.append(_runs(self._read_below(run[1][0].path), excluded))
                     break
             else:
                 levels.pop()
@@ -123,38 +124,40 @@ class Walk:
         ignores = ignores_of(path, self._ignores[-1]) if self._scope.gitignore else None
         entries: list[os.DirEntry[str]] = []
         with os.scandir(path) as scan:
-            while some := list(islice(scan, _CHECK_EVERY)):
+            while len(some := list(islice(scan, _CHECK_EVERY))) == _CHECK_EVERY:
                 entries += self._shown(some, ignores)
-                if len(some) == _CHECK_EVERY and self.stopped():
+                if self.stopped():
                     break
+            else:
+                entries += self._shown(some, ignores)
         self._ignores.append(ignores)
         return by_name(entries) if self._ordered else iter(entries)
 
     def _shown(
         self, entries: list[os.DirEntry[str]], ignores: Ignores | None
     ) -> list[os.DirEntry[str]]:
-        """Which of some entries are shown. Most often all: that is seen without a look at each."""
-        names = [entry.name for entry in entries]
-        begins = "/" + "/".join(names)
+        """Which of some entries are shown, but for excluded directories, which `_runs` leaves out.
+
+        Most often all of them are: that is seen without a look at each.
+        """
+        begins = "/" + "/".join(map(_name, entries))
         hidden = "/." if self._scope.exclude_hidden else f"/{RESERVED_PREFIX}"
         if hidden in begins:
             entries = [entry for entry in entries if not entry.name.startswith(hidden[1:])]
-        excluded = self._scope.exclude_directories
-        if not excluded.isdisjoint(names):
-            entries = [e for e in entries if e.name not in excluded or not is_directory(e)]
         if self._scope.gitignore:
             entries = [entry for entry in entries if not _is_ignored(entry, ignores)]
         return entries
 
 
-def _runs(entries: Iterator[os.DirEntry[str]]) -> Iterator[Run]:
-    """The runs of one directory, in order."""
+def _runs(entries: Iterator[os.DirEntry[str]], excluded: Container[str]) -> Iterator[Run]:
+    """The runs of one directory, in order, without the directories of certain names."""
     while some := list(islice(entries, _RUN)):
         begin = 0
         for place in _directories(some):
             if begin < place:
                 yield False, some[begin:place]
-            yield True, [some[place]]
+            if some[place].name not in excluded:
+                yield True, [some[place]]
             begin = place + 1
         if begin < len(some):
             yield False, some[begin:]

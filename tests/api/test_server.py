@@ -93,3 +93,20 @@ async def test_a_slow_body_has_no_deadline_of_the_head(
     writer.write(b"}  ")
     assert b" 400 " in await reader.readline()
     writer.close()
+
+
+async def test_a_body_that_breaks_while_it_is_read(app_client: AppClient) -> None:
+    """400 at once, once, and the connection is closed: nobody waits for what cannot come."""
+    client = await app_client()
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(
+        b"PUT /filesystem//tmp/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    writer.write(b"3\r\nabc\r\n")
+    await writer.drain()
+    await client.get("/health")  # what was sent before has been read
+    writer.write(b"3\r\nabc\r\nrubbish\r\n")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert answer.count(b"HTTP/1.1 400") == answer.count(b"HTTP/") == 1
+    writer.close()

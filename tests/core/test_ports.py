@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox_api.core import ports
-from sandbox_api.core.ports import OwnedSocket, Socket, read_sockets, socket_inodes, sockets_of
+from sandbox_api.core.ports import (
+    OwnedSocket,
+    Socket,
+    read_sockets,
+    socket_inodes,
+    sockets_of,
+)
 
 Open = Callable[..., socket.socket]
 
@@ -146,6 +152,42 @@ def test_another_process_has_none_of_ours(open_socket: Open) -> None:
         stranger.communicate()
     assert sockets_of([(stranger.pid, "cat")]) == []
     assert socket_inodes(stranger.pid) == set()
+
+
+PREFIX = """
+import socket, subprocess
+from sandbox_api.core.ports import holders, sockets_of
+
+with socket.create_server(("127.0.0.1", 0)) as one:
+    by_pid = {}
+    while not any(int(f"{short}{digit}") in by_pid for short in by_pid for digit in range(10)):
+        process = subprocess.Popen(
+            ["cat"], stdin=subprocess.PIPE, pass_fds=[one.fileno()] if len(by_pid) > 5 else []
+        )
+        by_pid[process.pid] = process
+    long = max(by_pid)
+    short = long // 10
+    inode = {owned.socket.inode for owned in sockets_of([(long, "long")])}
+    print(sockets_of([(short, "short")]))
+    print([owned.pid == long for owned in sockets_of([(short, "short"), (long, "long")])])
+    print([*holders(inode, [short, long]).values()] == [long])
+    for process in by_pid.values():
+        process.communicate()
+"""
+
+
+def test_a_pid_that_begins_like_another() -> None:
+    """1 has nothing of what 12 has (spec/system.md 17.9); in a namespace numbers are small."""
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", PREFIX],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no namespace of processes here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == ["[]", "[True]", "True"], done.stderr
 
 
 def test_without_ipv6(monkeypatch: pytest.MonkeyPatch, open_socket: Open) -> None:

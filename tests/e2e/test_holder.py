@@ -66,7 +66,7 @@ def test_g14_late_output_without_a_daemon(sandbox: Sandbox, tmp_path: Path) -> N
     os.mkfifo(gate)
     command = f"(cat {gate}; echo late) & echo $!"
     child = int(sandbox.run(command, name="x", waitForCompletion=True)["stdout"])
-    (holder,) = holders(sandbox)
+    (holder,) = eventually(lambda: holders(sandbox))
     eventually(partial(holds_two, holder))
     sandbox.end()
     gate.write_text("")

@@ -1,19 +1,15 @@
 """The tool that tells which ports are open."""
 
-from collections.abc import Collection, Sequence
 from typing import Final
 
 from pydantic import Field
 
+from sandbox_api.api.mcp.processes import find_process
 from sandbox_api.api.mcp.schemas import Arguments, Result
 from sandbox_api.api.mcp.tools import AnyTool, Call, Hints, Tool
-from sandbox_api.api.schemas.network import PortEntry, port_entry
-from sandbox_api.api.wire import FILE_THREADS, PROCESSES
-from sandbox_api.core.ports import OwnedSocket, sockets_of
-from sandbox_api.core.processes import Process
-from sandbox_api.core.processes.ending import find_processes
-from sandbox_api.core.processes.tree import all_stats
-from sandbox_api.errors import NotFoundError
+from sandbox_api.api.port_replies import open_port
+from sandbox_api.api.schemas.network import OpenPort
+from sandbox_api.api.wire import PORT_WATCH, SETTINGS
 
 
 class PortsArguments(Arguments):
@@ -23,32 +19,25 @@ class PortsArguments(Arguments):
 
 
 class PortsResult(Result):
-    ports: list[PortEntry]
+    ports: list[OpenPort]
 
 
 async def list_ports(call: Call, wanted: PortsArguments) -> PortsResult:
-    process = None
+    name = None
     if wanted.identifier is not None:
-        process = call.app[PROCESSES].find(wanted.identifier)
-        if process is None:
-            raise NotFoundError("failed to list ports: process not found")
-    # as the workload user, who sees its own processes only (G29)
-    pipes = process.output.pipe_links() if process else ()
-    found = await call.app[FILE_THREADS].run(_listening, process, pipes)
-    return PortsResult(ports=[port_entry(one) for one in found])
-
-
-def _listening(process: Process | None, pipes: Collection[str]) -> Sequence[OwnedSocket]:
-    stats = all_stats() if process is None else find_processes(process, pipes)
-    found = sockets_of((stat.pid, stat.name) for stat in stats)
-    return [one for one in found if one.socket.open]
+        otherwise = "failed to list ports: process not found"
+        name = find_process(call, wanted.identifier, otherwise).name
+    found = await call.app[PORT_WATCH].list()
+    chosen = [one for one in found if name is None or one.holder.process == name]
+    own = call.app[SETTINGS].port or None
+    return PortsResult(ports=[open_port(one, own) for one in chosen])
 
 
 TOOLS: Final[tuple[AnyTool, ...]] = (
     Tool(
         "portsList",
-        "List the ports that are listened on in this sandbox, and by which process. A server is "
-        "reachable from outside only if its localAddr is not a loopback address.",
+        "List the ports that are open in this sandbox, and which process has opened each. Only one "
+        "that is reachable can be used from outside: others are bound to a loopback address.",
         PortsArguments,
         PortsResult,
         list_ports,

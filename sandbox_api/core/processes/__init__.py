@@ -15,6 +15,7 @@
 | `holder`, `holding` | what stands in pipes when the daemon dies |
 | `stdin`, `readiness` | writing to a process, waiting until it listens |
 | `cursor`, `follower`, `framing` | reading it: pieces, live, as lines |
+| `sockets` | the sockets of a process, and whose process somebody is |
 | `begin`, `page`, `tail` | where a reader begins; a part of it and the end of it as text |
 | `relay` | its lines, for the daemon's own log |
 """

@@ -7,10 +7,10 @@ first, then less often, and only while somebody waits. The end of the process en
 import asyncio
 from collections.abc import Collection, Sequence
 
-from sandbox_api.core.ports import OwnedSocket, Socket, read_sockets, sockets_of
-from sandbox_api.core.processes.ending import find_processes
+from sandbox_api.core.ports import Socket, read_sockets
 from sandbox_api.core.processes.process import Process
-from sandbox_api.errors import FailedError
+from sandbox_api.core.processes.sockets import sockets_of_process
+from sandbox_api.errors import FailedError, UnavailableError
 
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
@@ -52,7 +52,8 @@ async def wait_for_ports(
 
 async def explain_missing(process: Process, missing: Sequence[int]) -> str:
     """What can be seen of ports that did not become ready; empty where nothing can."""
-    owned = await asyncio.to_thread(_own, process, process.output.pipe_links())
+    pipes = process.output.pipe_links()
+    owned = await asyncio.to_thread(sockets_of_process, process.child.pid, process, pipes)
     own = {one.socket.local_port: one.socket for one in owned}
     reasons = [_reason(port, own.get(port)) for port in missing[:EXPLAINED_PORTS]]
     if len(missing) > EXPLAINED_PORTS:
@@ -80,19 +81,18 @@ async def _ends_within(process: Process, timeout_s: float) -> None:
 
 def _missing(process: Process, pipes: Collection[str], ports: frozenset[int]) -> Sequence[int]:
     """The ports that are not open yet; whose they are is only looked up when all are there."""
-    missing = ports - {one.local_port for one in read_sockets() if _reachable(one)}
+    try:
+        missing = ports - {one.local_port for one in read_sockets() if _reachable(one)}
+    except UnavailableError:  # it may pass before the deadline
+        return sorted(ports)
     if not missing:
-        own = (owned.socket for owned in _own(process, pipes))
+        own = (one.socket for one in sockets_of_process(process.child.pid, process, pipes))
         missing = ports - {one.local_port for one in own if _reachable(one)}
     return sorted(missing)
 
 
 def _reachable(one: Socket) -> bool:
     return one.open and not one.loopback
-
-
-def _own(process: Process, pipes: Collection[str]) -> Sequence[OwnedSocket]:
-    return sockets_of((stat.pid, stat.name) for stat in find_processes(process, pipes))
 
 
 def _ended(process: Process, missing: Sequence[int]) -> str:

@@ -38,6 +38,12 @@ class ProcessStat(NamedTuple):
         return self.state in _DEAD
 
 
+def started_at(stat: ProcessStat) -> float:
+    """When a process began, in seconds since the epoch by the clock as it is set now."""
+    booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted_at + stat.start / os.sysconf("SC_CLK_TCK")
+
+
 def read_stat(pid: int) -> ProcessStat | None:
     """One process, or None when it is gone."""
     if (found := _read_fields(pid)) is None:
@@ -135,7 +141,7 @@ def find_tree(leader: int, *, reaped: bool, traces: Traces = NO_TRACES) -> Seque
     if not (reaped and any(stat.pid == leader for stat in stats)):
         ours.update(s.pid for s in stats if leader in {s.pid, s.group, s.session})
     _add_descendants(ours, [*ours] if reaped else [leader, *ours], stats)
-    writers = [s.pid for s in stats if s.pid not in ours and _writes(s.pid, traces.pipes)]
+    writers = [s.pid for s in stats if s.pid not in ours and writes(s.pid, traces.pipes)]
     ours.update(writers)
     _add_descendants(ours, writers, stats)
     return [stat for stat in stats if stat.pid in ours]
@@ -152,7 +158,7 @@ def find_leader(pipes: Collection[str], since: int) -> ProcessStat | None:
         The oldest leader of a session that can write to one of them; None when there is none.
     """
     young = (stat for stat in all_stats() if stat.start >= since and stat.pid == stat.session)
-    leaders = (stat for stat in young if _writes(stat.pid, pipes))
+    leaders = (stat for stat in young if writes(stat.pid, pipes))
     return min(leaders, key=lambda stat: (stat.start, stat.pid), default=None)
 
 
@@ -171,7 +177,7 @@ def _add_descendants(ours: set[int], todo: list[int], stats: Sequence[ProcessSta
         todo += new
 
 
-def _writes(pid: int, pipes: Collection[str]) -> bool:
+def writes(pid: int, pipes: Collection[str]) -> bool:
     """Whether a process has one of these open for writing, as far as we may look.
 
     Who only reads is no part of a run. The mode of the link itself tells (proc_pid_fd(5)).

@@ -26,7 +26,7 @@ MAX_ANSWER: Final = 32 << 20  # characters
 MATCH_OVERHEAD: Final = 200  # characters that a match counts beside its text
 BINARY_BYTES: Final = 8000  # where a NUL is looked for, as git does
 MOST_CONTEXT_LINES: Final = 50
-PSEUDO: Final = ("/proc", "/sys")
+PSEUDO: Final = ("/proc", "/sys")  # what a search that begins there reads is made up
 _CHECK_EVERY = 64  # small files between two looks whether to stop
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sandbox_api.core.adopted import AdoptedFile
-from sandbox_api.core.atomic import make_directories, unlink_quietly
+from sandbox_api.core.atomic import NO_TEMPORARY, make_directories, unlink_quietly
 from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, RESERVED_PREFIX, Location, printable
@@ -282,7 +282,7 @@ def _open(path: str, partial: str, span: Span, *, sync: bool, condition: Conditi
     if span.start == 0:
         make_directories(os.path.dirname(partial), DEFAULT_DIRECTORY_MODE)
         unlink_quietly(partial)
-        fd = os.open(partial, _CREATE, _PRIVATE)
+        fd = _create(path, partial)
     else:
         fd = os.open(partial, _OPEN)
     file = AdoptedFile(path, partial, fd, sync=sync, condition=condition)
@@ -296,6 +296,19 @@ def _open(path: str, partial: str, span: Span, *, sync: bool, condition: Conditi
             unlink_quietly(partial)
         raise
     return file
+
+
+def _create(path: str, partial: str) -> int:
+    try:
+        return os.open(partial, _CREATE, _PRIVATE)
+    except OSError as exc:
+        if exc.errno not in NO_TEMPORARY or not os.path.exists(path):
+            raise
+        reason = (
+            f"{os.strerror(exc.errno)}: what has come of an upload that resumes lies beside its "
+            "file, and nothing can be made there; send this file in one request"
+        )
+        raise OSError(exc.errno, reason) from exc
 
 
 def _refuse_special(path: str) -> None:

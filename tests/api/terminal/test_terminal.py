@@ -30,13 +30,15 @@ class Page:
 
     async def until(self, wanted: str) -> None:
         """Read until the output holds this text."""
-        async with asyncio.timeout(10):
-            while wanted not in self.text:
-                self._take(await self.socket.receive_str())
+        while wanted not in self.text:
+            try:
+                self._take(await self.socket.receive_str(timeout=30))
+            except TimeoutError:
+                pytest.fail(f"no {wanted!r} in {self.text!r}")
 
     async def until_closed(self) -> int | None:
         """Read to the end; the close code."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (message := await self.socket.receive()).type is WSMsgType.TEXT:
                 self._take(message.data)
         return self.socket.close_code
@@ -122,7 +124,7 @@ async def test_bytes_for_who_asks(client: TestClient) -> None:
     async with client.ws_connect("/terminal/ws?encoding=binary") as socket:
         await socket.send_bytes(b"printf '\\377\\376'; exit 3\r")
         received, controls = b"", []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (message := await socket.receive()).type in {WSMsgType.BINARY, WSMsgType.TEXT}:
                 if message.type is WSMsgType.BINARY:
                     received += message.data
@@ -231,7 +233,7 @@ async def test_what_is_typed_is_audited(
         await page.until("\nready")
         await page.type("geheim\r")
         await page.until("\ndone")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while client.app[TERMINALS].list()[0].clients:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
     lines = [record.message for record in caplog.records if record.name == "sandbox_api.audit"]

@@ -30,7 +30,7 @@ class Reader:
         """All that was read, once it holds these bytes."""
         while wanted not in self.text:
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     data = await self.view.read()
             except TimeoutError:
                 pytest.fail(f"no {wanted!r} in {self.text!r}")
@@ -41,7 +41,7 @@ class Reader:
 
     async def until_end(self) -> bytes:
         """All that was read, once there is no more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (data := await self.view.read()) is not None:
                 self.text += data
         return self.text

@@ -21,7 +21,7 @@ NOBODY = Identity(65534, 65534, (65534,), "nobody", "/")
 
 async def until(check: Callable[[], object]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not check():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
 

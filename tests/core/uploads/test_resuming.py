@@ -13,6 +13,7 @@ from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import Location
 from sandbox_api.core.uploads import Resuming, Span
 from sandbox_api.errors import ConflictError, FailedError, PreconditionError
+from tests.core.conftest import let_others_in
 
 DATA = b"0123456789"
 
@@ -189,3 +190,17 @@ async def test_a_partial_file_that_was_replaced_is_not_used(desk: Desk) -> None:
         with pytest.raises(FailedError, match="deleted or replaced"):
             await writer.commit()
     assert not (desk.work / "f").exists()
+
+
+async def test_a_directory_that_takes_no_file(tmp_path: Path, nobody_threads: FileThreads) -> None:
+    """One request can write the file in place, several cannot; the text says so."""
+    (tmp_path / "f").write_bytes(b"old")
+    (tmp_path / "f").chmod(0o666)
+    let_others_in(tmp_path)
+    resuming = Resuming(nobody_threads, nobody_threads, None)
+    for name, text in (("f", "permission denied: .* send this file in one request"), ("new", "d$")):
+        location = Location(name, str(tmp_path / name))
+        with pytest.raises(FailedError, match=f"^open {location.absolute}: .*{text}"):
+            await resuming.begin(location, Span(0, 1, 2))
+    assert os.listdir(tmp_path) == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"old"
