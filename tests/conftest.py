@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 def eventually() -> Callable[..., Awaitable[object]]:
     """`await eventually(check, timeout_s=5)`: poll until `check()` gives something true."""
 
-    async def poll(check: Callable[[], object], timeout_s: float = 5.0) -> object:
+    async def poll(check: Callable[[], object], timeout_s: float = 20.0) -> object:
         deadline = time.monotonic() + timeout_s
         while not (value := check()):
             assert time.monotonic() < deadline, f"not within {timeout_s} s"
@@ -85,6 +85,17 @@ async def app_client(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ob
             return await stack.enter_async_context(TestClient(_Server(app)))
 
         yield start
+    _end_leftovers(tmp_path)
+
+
+def _end_leftovers(directory: Path) -> None:
+    """Commands outlive their daemon; they are known by the pipes that they have open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile, or is not ours to look at
+            links = [os.readlink(link) for link in (process / "fd").iterdir()]
+            held = [link for link in links if link.startswith(f"{directory}/") and ".pipe" in link]
+            if held and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @pytest.fixture

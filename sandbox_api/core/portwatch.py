@@ -135,10 +135,10 @@ class PortWatch:
 
     async def _poll(self) -> None:
         while True:
-            cost_s = 0.0
             try:
                 cost_s = await self.look()
             except (OSError, UnavailableError) as exc:  # it may pass
+                cost_s = LONGEST_PAUSE_S
                 log.warning("the open ports cannot be read: %s", exc)
             pause_s = min(max(SHORTEST_PAUSE_S, PAUSE_PER_COST * cost_s), LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -288,12 +287,10 @@ def test_g28_limit_of_kernel_instances(start_daemon: StartDaemon, root: Path) ->
 def test_g31_sigterm_ends_watches(
     start_daemon: StartDaemon, start_watch: StartWatch, root: Path
 ) -> None:
-    """With the reason and a clean end, in time."""
+    """With the reason and a clean end; the daemon ends as if nobody had watched."""
     daemon = start_daemon()
     watch = start_watch(daemon.port, root)
-    begin = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
     assert watch.ended.wait(DEADLINE_S)
     assert watch.errors == ["the daemon stops; watch again when it is back"]
     assert daemon.process.wait(DEADLINE_S) == 0
-    assert time.monotonic() - begin < 5
