@@ -11,6 +11,9 @@
 | `resources` | files and logs as resources |
 | `watching` | telling how a command goes |
 
+The functions and models of tools have no docstrings: what models and people are to read stands in
+`TOOLS` and in the descriptions of fields, once.
+
 The server and the tools are imported when the first request comes: building their models takes
 time that a start does not have.
 """

@@ -1,6 +1,6 @@
 """Tools that look at code: lines of a file, a directory."""
 
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class RangeResult(Result):
 
 class ListDirResult(Result):
     success: bool
-    directory: Annotated[DirectoryReply, Field()]
+    directory: DirectoryReply
 
 
 async def read_range(call: Call, wanted: RangeArguments) -> RangeResult:
