@@ -1,7 +1,7 @@
 """A dev server with hot reload, seen through /port in a real browser.
 
-Vite makes absolute addresses, so it has to know where it is seen: `base`. The daemon takes
-`/port/{port}` off the path and says so in X-Forwarded-Prefix; a plugin puts it back.
+Vite makes absolute addresses, so it has to know where it is seen: `--base`. The daemon passes the
+whole path on below `/port/abs`.
 """
 
 import asyncio
@@ -28,23 +28,6 @@ pytestmark = [
 
 PACKAGE = {"private": True, "type": "module", "devDependencies": {"vite": "7.3.8"}}
 
-CONFIG = """
-const prefixed = (request) => {
-  const prefix = request.headers["x-forwarded-prefix"];
-  if (prefix && !request.url.startsWith(prefix)) request.url = prefix + request.url;
-};
-export default {
-  base: process.env.BASE,
-  plugins: [{
-    name: "forwarded-prefix",
-    configureServer(server) {
-      server.middlewares.use((request, _, next) => { prefixed(request); next(); });
-      server.httpServer.prependListener("upgrade", prefixed);
-    },
-  }],
-};
-"""
-
 PAGE = '<!doctype html><div id="app"></div><script type="module" src="/main.js"></script>'
 MAIN = """
 import { text } from "./text.js";
@@ -62,7 +45,6 @@ def app(tmp_path: Path) -> Path:
     directory.mkdir()
     files = {
         "package.json": json.dumps(PACKAGE),
-        "vite.config.js": CONFIG,
         "index.html": PAGE,
         "main.js": MAIN,
         "text.js": 'export const text = "before";',
@@ -91,12 +73,12 @@ async def test_hot_reload(start_daemon: StartDaemon, app: Path) -> None:
     again: the app's WebSocket works."""
     daemon, port = start_daemon(), free_port()
     base = f"http://127.0.0.1:{daemon.port}"
-    command = f"npx vite --port {port} --strictPort --host 0.0.0.0"
-    environment = {"BASE": f"/port/{port}/"}
-    start = {"name": "vite", "command": command, "workingDir": str(app), "env": environment}
+    seen_at = f"/port/abs/{port}/"
+    command = f"npx vite --port {port} --strictPort --host 0.0.0.0 --base {seen_at}"
+    start = {"name": "vite", "command": command, "workingDir": str(app)}
     send("POST", f"{base}/process", {**start, "waitForPorts": [port], "timeout": 60})
     async with open_tab() as tab:
-        await tab.open(f"{base}/port/{port}/")
+        await tab.open(f"{base}{seen_at}")
         await tab.until("document.getElementById('app').textContent === 'before'")
         edit = {"content": 'export const text = "after";'}
         async with asyncio.timeout(30):
