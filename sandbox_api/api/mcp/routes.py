@@ -49,7 +49,7 @@ _BAD_REQUEST, _NOT_FOUND, _TOO_LARGE, _WRONG_TYPE = 400, 404, 413, 415
 
 
 class Endpoint:
-    """The server, made when it is first used: its models and schemas take a tenth of a second.
+    """The server, made when it is first used: its models and schemas take time to build.
 
     Args:
         app: the application, where the owners are found.
