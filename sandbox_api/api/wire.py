@@ -267,9 +267,9 @@ def decode_json(body: bytes) -> object:
     try:
         text = body.decode()
         value = _DECODER.decode(text)
+        return _without_surrogates(value) if "\\u" in text else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return _without_surrogates(value) if "\\u" in text else value
 
 
 def _without_surrogates(value: object) -> object:

@@ -1,5 +1,6 @@
 """JSON-RPC 2.0: bytes to messages, results and errors to values (jsonrpc.org/specification)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,7 @@ RESOURCE_NOT_FOUND: Final = -32002
 HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
 
+_ENDLESS: Final = (math.inf, -math.inf)  # what 1e400 is read as
 MAX_BATCH: Final = 100
 MAX_ID_CHARACTERS: Final = 1024
 
@@ -127,7 +129,7 @@ def _reply(value: Json) -> Reply:
 
 
 def _id(value: object) -> Id:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value in _ENDLESS:
         raise RpcError(INVALID_REQUEST, "invalid request: the id must be a string or a number")
     if isinstance(value, str) and len(value) > MAX_ID_CHARACTERS:
         raise RpcError(

@@ -93,6 +93,7 @@ async def test_no_session_is_needed(app_client: OpenClient) -> None:
         ({}, {"jsonrpc": "2.0", "method": "ping"}, 400, 'missing id for "ping"'),
         ({}, {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}, 400, 'missing required "params"'),
         ({}, {"jsonrpc": "2.0", "id": True, "method": "ping"}, 400, "id must be"),
+        ({}, '{"jsonrpc": "2.0", "id": 1e400, "method": "ping"}', 400, "id must be"),
         ({}, {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": []}, 400, "params must be"),
         ({}, [], 400, "a batch holds"),
         ({}, 7, 400, "malformed payload"),
@@ -103,7 +104,7 @@ async def test_bad_requests_are_json_rpc_errors(
 ) -> None:
     """Whoever sends something wrong is told what, in the form that MCP clients read."""
     client = await app_client()
-    data = json.dumps(body)
+    data = body if isinstance(body, str) else json.dumps(body)
     response = await client.post("/mcp", data=data, headers={**HEADERS, **headers})
     answer = await response.json(content_type=None)
     assert response.status == status
@@ -111,7 +112,16 @@ async def test_bad_requests_are_json_rpc_errors(
     assert answer["error"]["code"] < 0
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"jsonrpc":"2.0"} x'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"jsonrpc":"2.0"} x'),
+        *(
+            b'{"a":' + b"[" * depth + b'"\\ud800"' + b"]" * depth + b"}"
+            for depth in (300, 500, 900)
+        ),
+    ],
+)
 async def test_g27_bodies_that_are_no_json(app_client: OpenClient, body: bytes) -> None:
     """They are refused as a parse error, and the daemon goes on."""
     client = await app_client()
