@@ -181,6 +181,7 @@ async def test_a_change_meanwhile_is_not_overwritten(
         ("/a", {"codeEdit": 1}, (400, "invalid request body")),
         ("/binary", {"codeEdit": "x"}, (422, "failed to read file: ")),
         ("/huge", {"codeEdit": "x"}, (422, "too large")),
+        ("//dev/null", {"codeEdit": "x"}, (422, "failed to read file: open /dev/null")),
     ],
 )
 async def test_what_cannot_be_edited(

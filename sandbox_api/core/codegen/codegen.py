@@ -7,9 +7,10 @@ from typing import Final
 
 from sandbox_api.core.codegen.documents import collect_documents
 from sandbox_api.core.codegen.provider import Document, Provider, Ranked
-from sandbox_api.core.edits import Edits
+from sandbox_api.core.conditions import Condition
+from sandbox_api.core.edits import Edits, Snapshot
 from sandbox_api.core.paths import Location, printable
-from sandbox_api.core.refusals import operation
+from sandbox_api.core.refusals import attempt, operation
 from sandbox_api.core.searches.searches import Searches
 from sandbox_api.core.searches.until import Until
 from sandbox_api.errors import (
@@ -129,15 +130,12 @@ class Codegen:
             ConflictError: the file was changed meanwhile.
         """
         provider = self._require()
-        before = await self._edits.read(location, missing=True)
+        before = await self._read(location, missing=True)
         original = _text(before.data, location)
         remembered = _Remembered(original, original, edit)
         self._remember(location, remembered)
         updated = await provider.apply(original, edit, model or DEFAULT_MODEL)
-        try:
-            await self._edits.write(location, updated.encode(), before.condition)
-        except PreconditionError:
-            raise _changed(location) from None
+        await self._write(location, updated, before.condition)
         self._remember(location, _Remembered(original, updated, edit))
         return Applied(original, updated, provider.name)
 
@@ -156,14 +154,11 @@ class Codegen:
                 f"no edit of {printable(location.shown)} is remembered; make one with "
                 "codegenEditFile first"
             )
-        before = await self._edits.read(location, missing=True)
+        before = await self._read(location, missing=True)
         if _text(before.data, location) not in {last.original, last.updated}:
             raise _changed(location)
         updated = await provider.apply(last.original, last.edit, provider.careful_model)
-        try:
-            await self._edits.write(location, updated.encode(), before.condition)
-        except PreconditionError:
-            raise _changed(location) from None
+        await self._write(location, updated, before.condition)
         self._remember(location, _Remembered(last.original, updated, last.edit))
         return Applied(last.original, updated, provider.name)
 
@@ -194,7 +189,7 @@ class Codegen:
 
     async def _apply_in_file(self, edit: str, regions: Sequence[Region]) -> None:
         provider, location = self._require(), regions[0].location
-        before = await self._edits.read(location)
+        before = await self._read(location)
         lines = _text(before.data, location).splitlines(keepends=True)
         _check_regions(regions, len(lines))
         for region in sorted(regions, key=lambda one: one.start, reverse=True):
@@ -203,10 +198,7 @@ class Codegen:
             if old.endswith("\n") and not new.endswith("\n"):
                 new += "\n"
             lines[region.start - 1 : region.end] = [new]
-        try:
-            await self._edits.write(location, "".join(lines).encode(), before.condition)
-        except PreconditionError:
-            raise _changed(location) from None
+        await self._write(location, "".join(lines), before.condition)
 
     async def rank(self, location: Location, query: RankQuery) -> Ranking:
         """The files of a directory that fit a query.
@@ -234,6 +226,17 @@ class Codegen:
         if self._provider is None:
             raise InvalidError(NOT_CONFIGURED)
         return self._provider
+
+    async def _read(self, location: Location, *, missing: bool = False) -> Snapshot:
+        with attempt("failed to read file"):
+            return await self._edits.read(location, missing=missing)
+
+    async def _write(self, location: Location, text: str, condition: Condition) -> None:
+        try:
+            with attempt("failed to write file"):
+                await self._edits.write(location, text.encode(), condition)
+        except PreconditionError:
+            raise _changed(location) from None
 
     def _remember(self, location: Location, edit: _Remembered) -> None:
         self._last[location.absolute] = edit
