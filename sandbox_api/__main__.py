@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from sandbox_api import __version__
+from sandbox_api.api.mcp.stdio import serve_stdio
 from sandbox_api.api.server import Runner
 from sandbox_api.api.wire import HOST, PROCESSES
 from sandbox_api.app import create_app
@@ -69,6 +70,10 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         runner = Runner(
             create_app(settings), access_lines=lines.write if settings.log_requests else None
         )
+        if flags.mcp:
+            _prepare_process()
+            asyncio.run(_serve_stdio(runner))
+            return 0
         with bind(settings.port) as listener:
             gc.freeze()  # what was imported stays: the collector need not look at it again
             _prepare_process()
@@ -81,9 +86,10 @@ def _run(flags: Flags, lines: LineWriter) -> int:
 
 def _read_settings(flags: Flags) -> Settings:
     environment = take_environment()
+    port = 0 if flags.mcp else flags.port
     token = None if flags.token_file is None else read_token(flags.token_file)
     return parse_settings(
-        environment, port=flags.port, command=flags.command, user=flags.user, token=token
+        environment, port=port, command=flags.command, user=flags.user, token=token
     )
 
 
@@ -144,11 +150,28 @@ def _do_nothing(number: int, frame: object) -> None:
     del number, frame
 
 
-async def _serve(runner: Runner, listener: socket.socket) -> None:
+async def _serve_stdio(runner: Runner) -> None:
+    told_to_stop = _stop_by_signal()
+    try:
+        await runner.setup()
+        runner.app[HOST].reaper.reap_orphans()
+        await serve_stdio(runner.app, told_to_stop)
+        if os.getpid() == 1:  # as below
+            await runner.app[PROCESSES].end_all(END_ALL_S)
+    finally:
+        await runner.cleanup()
+
+
+def _stop_by_signal() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop.set)
+    return told_to_stop
+
+
+async def _serve(runner: Runner, listener: socket.socket) -> None:
+    told_to_stop = _stop_by_signal()
     try:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()

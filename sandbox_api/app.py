@@ -12,9 +12,11 @@ from aiohttp import web
 
 from sandbox_api.api import (
     archives,
+    codegen,
     copies,
     docs,
     files,
+    mcp,
     network,
     processes,
     proxy,
@@ -30,9 +32,12 @@ from sandbox_api.api.access import Access
 from sandbox_api.api.callbacks import Callbacks
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
 from sandbox_api.api.processes.log_lines import log_line
+from sandbox_api.api.providers import choose_provider
 from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
+from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
+from sandbox_api.core.edits import Edits
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads, Identity, resolve_identity
@@ -55,7 +60,7 @@ from sandbox_api.settings import Settings
 HOUR_S = 3600.0
 HANDLERS = (
     *(system, processes, docs, network, proxy),
-    *(files, trees, copies, archives, uploads, search, watch),
+    *(files, trees, copies, archives, uploads, search, watch, codegen, mcp),
 )
 DAY_S = 24 * HOUR_S
 
@@ -99,6 +104,7 @@ def create_app(settings: Settings) -> web.Application:
     _add_processes(app, settings, environment, identity, paths)
     app.cleanup_ctx.append(_ports)
     _add_uploads(app, settings, environment)
+    _add_mcp(app)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
     if settings.max_terminals:
@@ -118,6 +124,7 @@ def _add_files(
         app[wire.FILES] = files = Files(
             owner, paths, fsync=settings.fsync, max_content_bytes=settings.max_content_bytes
         )
+        app[wire.EDITS] = Edits(owner, fsync=settings.fsync)
         app[wire.TREES] = Trees(
             owner, files, fsync=settings.fsync, max_bytes=settings.max_tree_bytes
         )
@@ -162,6 +169,13 @@ def _add_searches(app: web.Application, settings: Settings, identity: Identity |
         threads = FileThreads(identity, SEARCH_THREADS)
         reaper = app[wire.HOST].reaper
         app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        provider = choose_provider(
+            settings.relace_api_key,
+            settings.relace_base_url,
+            settings.morph_api_key,
+            settings.morph_base_url,
+        )
+        app[wire.CODEGEN] = Codegen(provider, app[wire.EDITS], app[wire.SEARCHES])
         yield
         threads.close()
 
@@ -229,6 +243,15 @@ def _add_processes(
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _add_mcp(app: web.Application) -> None:
+    async def endpoint(app: web.Application) -> AsyncIterator[None]:
+        app[mcp.ENDPOINT] = owner = mcp.Endpoint(app)
+        yield
+        owner.close()
+
+    app.cleanup_ctx.append(endpoint)
 
 
 def _add_terminals(

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 USAGE = """\
-usage: sandbox-api [flags]
+usage: sandbox-api [mcp] [flags]
+
+  mcp                   serve MCP on stdin and stdout instead of HTTP on a port
 
   -p, -port N           port to listen on (default 8080)
   -c, -command LINE     start this shell command with the daemon
@@ -51,6 +53,7 @@ class Flags:
     command: str | None = None
     user: str | None = None
     token_file: str | None = None
+    mcp: bool = False
     version: bool = False
     help: bool = False
     ignored: tuple[str, ...] = ()
@@ -65,6 +68,9 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
     values: dict[str, str] = {}
     switches: dict[str, bool] = {}
     rest = list(arguments)
+    mcp = rest[:1] == ["mcp"]
+    if mcp:
+        rest.pop(0)
     while rest and len(rest[0]) > 1 and rest[0].startswith("-"):
         argument = rest.pop(0)
         if argument == "--":
@@ -83,6 +89,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
         command=values.get("c") or values.get("command"),
         user=values.get("user"),
         token_file=values.get("token_file"),
+        mcp=mcp,
         version=switches.get("version", False),
         help=switches.get("help", False),
         ignored=tuple(rest),

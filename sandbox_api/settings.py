@@ -70,6 +70,12 @@ class Settings:
     keep_alive_disabled: bool = False
     scale_file: str = ""
 
+    # codegen; never from `.env`, which the workload may write: code would go wherever it likes
+    relace_api_key: str = field(default="", repr=False)
+    relace_base_url: str = ""
+    morph_api_key: str = field(default="", repr=False)
+    morph_base_url: str = ""
+
     # terminals; 0 for no such routes
     max_terminals: int = 64
 
@@ -196,6 +202,10 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
             "SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s
         ),
         **_process_settings(read),
+        "relace_api_key": read.text("RELACE_API_KEY").strip(),
+        "relace_base_url": read.text("RELACE_BASE_URL").strip(),
+        "morph_api_key": read.text("MORPH_API_KEY").strip(),
+        "morph_base_url": read.text("MORPH_BASE_URL").strip(),
         "max_terminals": _max_terminals(read),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,

@@ -79,3 +79,11 @@ def test_mistakes_are_named(arguments: list[str], said: str) -> None:
     """No abbreviation, no guess."""
     with pytest.raises(UsageError, match=said):
         parse_flags(arguments)
+
+
+def test_mcp_comes_first() -> None:
+    """Then the flags that hold for it too; elsewhere it is no word of ours."""
+    flags = parse_flags(["mcp", "-user", "app"])
+    assert (flags.mcp, flags.user, flags.ignored) == (True, "app", ())
+    assert not parse_flags([]).mcp
+    assert parse_flags(["-user", "app", "mcp"]).ignored == ("mcp",)

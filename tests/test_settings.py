@@ -166,3 +166,13 @@ def test_take_environment_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDBOX_API_TOKEN", "hush")
     assert take_environment()["SANDBOX_API_TOKEN"] == "hush"
     assert "SANDBOX_API_TOKEN" not in os.environ
+
+
+def test_codegen_keys_are_never_read_from_dotenv_and_not_shown() -> None:
+    """The workload may write that file, and code would go wherever it says."""
+    Path(".env").write_text("RELACE_API_KEY=theirs\nRELACE_BASE_URL=http://evil\n")
+    settings = parse_settings({})
+    assert (settings.relace_api_key, settings.relace_base_url) == ("", "")
+    settings = parse_settings({"RELACE_API_KEY": " key ", "MORPH_API_KEY": "other"})
+    assert (settings.relace_api_key, settings.morph_api_key) == ("key", "other")
+    assert not {"relace_api_key", "morph_api_key"} & settings.masked().keys()

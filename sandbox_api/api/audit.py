@@ -6,6 +6,7 @@ The headers are told as they came and prove nothing: whoever reaches the daemon 
 
 import logging
 import uuid
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -20,7 +21,11 @@ def audit(request: web.Request, action: str, **extras: object) -> None:
         action: for example `process_exec`.
         extras: more keys; `_` in a name is written as `-`.
     """
-    headers = request.headers
+    audit_headers(request.headers, action, **extras)
+
+
+def audit_headers(headers: Mapping[str, str], action: str, **extras: object) -> None:
+    """The same, where only the headers of a request are at hand."""
     who = {
         "sub-id": headers.get("X-Blaxel-Subject-Id") or headers.get("X-Subject-Id") or "",
         "sub-type": headers.get("X-Blaxel-Subject-Type") or headers.get("X-Subject-Type") or "",

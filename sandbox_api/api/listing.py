@@ -38,7 +38,15 @@ def wanted_page(request: web.Request) -> Page | None:
     if "limit" not in request.query and "cursor" not in request.query:
         return None
     limit = query.number(request, "limit", default=1000, minimum=1)
-    cursor = request.query.get("cursor", "")
+    return page_after(limit, request.query.get("cursor", ""))
+
+
+def page_after(limit: int, cursor: str) -> Page:
+    """The page that begins where a cursor says; an empty one is the beginning.
+
+    Raises:
+        InvalidError: no cursor of ours.
+    """
     try:
         return Page(limit, b64decode(cursor, altchars=b"-_", validate=True))
     except ValueError:

@@ -70,7 +70,8 @@ REFUSED_HEADERS: Final = {
 COMMON_HEADERS: Final = {
     **PREFLIGHT_HEADERS,
     "Access-Control-Expose-Headers": (
-        "Accept-Ranges, Content-Disposition, Content-Range, ETag, Server-Timing, WWW-Authenticate"
+        "Accept-Ranges, Content-Disposition, Content-Range, ETag, Mcp-Session-Id, "
+        "Server-Timing, WWW-Authenticate"
     ),
     **REFUSED_HEADERS,
 }

@@ -5,7 +5,7 @@ import re
 from aiohttp import web
 
 from sandbox_api.api.callbacks import check_callback
-from sandbox_api.api.port_replies import open_port
+from sandbox_api.api.port_replies import open_port, own_port
 from sandbox_api.api.port_stream import send_port_events
 from sandbox_api.api.schemas.base import PathReply
 from sandbox_api.api.schemas.network import (
@@ -56,7 +56,7 @@ async def list_open_ports(request: web.Request) -> web.Response:
     """Everything that is open in the sandbox."""
     watch = request.app[PORT_WATCH]
     found = await watch.list()
-    ports = [open_port(request, opening) for opening in found]
+    ports = [open_port(opening, own_port(request)) for opening in found]
     return json_reply(OpenPortsReply(ports=ports, number=watch.number))
 
 

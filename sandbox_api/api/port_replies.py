@@ -9,18 +9,23 @@ from sandbox_api.api.schemas.network import OpenPort
 from sandbox_api.core.openings import Opening
 
 
-def open_port(request: web.Request, opening: Opening) -> OpenPort:
+def own_port(request: web.Request) -> int | None:
+    """The daemon's own port, as the connection tells it."""
+    own = request.get_extra_info("sockname")
+    return None if own is None else int(own[1])
+
+
+def open_port(opening: Opening, own: int | None) -> OpenPort:
     """One port that is open, or was.
 
     Args:
-        request: who asks; the connection tells which port is the daemon's own.
         opening: which.
+        own: the daemon's own port, where that is known.
     """
     place, holder = opening.place, opening.holder
     since = opening.first_seen_at or holder.started_at
     kind = "opened" if opening.first_seen_at else "started"
-    own = request.get_extra_info("sockname")
-    ours = own is not None and (place.protocol, place.port) == ("tcp", own[1])
+    ours = (place.protocol, place.port) == ("tcp", own)
     return OpenPort(
         protocol=place.protocol,
         local_addr=place.address,

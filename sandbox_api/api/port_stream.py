@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox_api.api.port_replies import moment, open_port
+from sandbox_api.api.port_replies import moment, open_port, own_port
 from sandbox_api.api.processes.events import KEEP_ALIVE_EVENT, event
 from sandbox_api.api.wire import PORT_WATCH, SHUTDOWN
 from sandbox_api.core.openings import PortEvent
@@ -60,5 +60,5 @@ def _told(
 
 
 def _line(request: web.Request, one: PortEvent) -> bytes:
-    port = open_port(request, one.opening).model_dump(by_alias=True)
+    port = open_port(one.opening, own_port(request)).model_dump(by_alias=True)
     return event(one.kind.value, {"number": one.number, "time": moment(one.at), **port})

@@ -22,7 +22,9 @@ from sandbox_api.api.access import Access
 from sandbox_api.api.schemas.base import WireModel
 from sandbox_api.api.upstream import Apps
 from sandbox_api.core.archives import Archives
+from sandbox_api.core.codegen.codegen import Codegen
 from sandbox_api.core.copies import Copies
+from sandbox_api.core.edits import Edits
 from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.monitors import Monitors
@@ -45,9 +47,11 @@ ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 APPS: web.AppKey[Apps] = web.AppKey("apps", Apps)
 FILE_THREADS: web.AppKey[FileThreads] = web.AppKey("file_threads", FileThreads)
 FILES: web.AppKey[Files] = web.AppKey("files", Files)
+EDITS: web.AppKey[Edits] = web.AppKey("edits", Edits)
 UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
 ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
+CODEGEN: web.AppKey[Codegen] = web.AppKey("codegen", Codegen)
 COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
 SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
@@ -252,6 +256,20 @@ def _first_value(body: bytes, decoder: json.JSONDecoder) -> object:
         raise InvalidError("invalid request body: nested too deeply") from None
     except ValueError as exc:
         raise InvalidError(f"invalid request body: {exc}") from None
+
+
+def decode_json(body: bytes) -> object:
+    """A JSON text, and nothing else.
+
+    Raises:
+        ValueError: it is none; the text says why.
+    """
+    try:
+        text = body.decode()
+        value = _DECODER.decode(text)
+        return _without_surrogates(value) if "\\u" in text else value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _without_surrogates(value: object) -> object:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+RUN_LIMIT_S = 600  # how old a run becomes that keeps the sandbox awake, where nobody says
+DISABLED = "keepAlive is not available for this sandbox: it is not included in your current plan"
+
 LOCK_WAIT_S = 1.0
 LOCK_RETRY_S = 0.01
 

@@ -65,6 +65,11 @@ def entry_status(location: Location) -> os.stat_result:
     return _stat(location, os.lstat, "file or directory not found")
 
 
+def is_directory_at(location: Location) -> bool:
+    """Whether a path leads to a directory; False where there is nothing, or nothing to see."""
+    return not location.reserved and os.path.isdir(location.absolute)
+
+
 def _stat(
     location: Location, stat_call: Callable[[str], os.stat_result], missing: str
 ) -> os.stat_result:

@@ -21,9 +21,8 @@ from sandbox_api.api.wire import PROCESSES, SETTINGS, body_chunks, json_bytes_re
 from sandbox_api.core.processes import Process
 from sandbox_api.core.processes.begin import find_begin
 from sandbox_api.core.processes.page import read_page
-from sandbox_api.core.processes.stdin import Stdin
 from sandbox_api.core.processes.tail import OutputText, read_tail
-from sandbox_api.errors import ConflictError, InvalidError, NotFoundError
+from sandbox_api.errors import InvalidError, NotFoundError
 
 WAIT_DEFAULT_S = 60.0
 WAIT_MOST_S = 119.0
@@ -119,7 +118,8 @@ async def kill_process(request: web.Request) -> web.Response:
 
 async def write_stdin(request: web.Request) -> web.Response:
     """Hand the body to the process, as it comes and as fast as the process reads."""
-    stdin = _open_stdin(request)
+    process = _find(request, f"process with Identifier {_identifier(request)} not found")
+    stdin = process.open_stdin()
     max_bytes = request.app[SETTINGS].max_stdin_bytes or sys.maxsize
     way_around = "send it in several requests, or raise SANDBOX_MAX_STDIN_BYTES"
     await stdin.write(body_chunks(request, max_bytes, way_around))
@@ -129,29 +129,8 @@ async def write_stdin(request: web.Request) -> web.Response:
 async def close_stdin(request: web.Request) -> web.Response:
     """The process reads an end of file; closing twice is fine."""
     process = _find(request, f"process with Identifier {_identifier(request)} not found")
-    if not process.spec.stdin:
-        raise _no_stdin(process)
-    if process.stdin is not None:
-        process.stdin.close()
+    process.close_stdin()
     return json_reply(MessageReply(message="Stdin closed successfully"))
-
-
-def _open_stdin(request: web.Request) -> Stdin:
-    process = _find(request, f"process with Identifier {_identifier(request)} not found")
-    if process.stdin is None or not process.stdin.open:
-        raise _no_stdin(process)
-    return process.stdin
-
-
-def _no_stdin(process: Process) -> ConflictError:
-    reason = "it was closed"
-    if not process.spec.stdin:
-        reason = 'start it with "stdin": true'
-    elif not process.running:
-        reason = "it is not running"
-    elif process.restarting:
-        reason = "it waits for its restart, try again"
-    return ConflictError(f"process {process.name} has no open stdin: {reason}", process.who)
 
 
 def _identifier(request: web.Request) -> str:

@@ -21,21 +21,18 @@ from sandbox_api.api.processes.streams import (
 from sandbox_api.api.query import flag
 from sandbox_api.api.schemas.processes import ProcessRequest
 from sandbox_api.api.wire import PROCESSES, SETTINGS, json_reply, read_json
+from sandbox_api.core import keepalive
 from sandbox_api.core.processes import Process, ProcessSpec
 from sandbox_api.core.processes.readiness import explain_missing, wait_for_ports
 from sandbox_api.core.processes.tail import read_tail
 from sandbox_api.errors import DeadlineError, FailedError, InvalidError
-
-KEEP_ALIVE_S = 600
 
 
 async def start_process(request: web.Request) -> web.StreamResponse:
     """Start a command; answer as the request asks."""
     wanted = await read_json(request, ProcessRequest)
     if wanted.keep_alive and request.app[SETTINGS].keep_alive_disabled:
-        raise InvalidError(
-            "keepAlive is not available for this sandbox: it is not included in your current plan"
-        )
+        raise InvalidError(keepalive.DISABLED)
     timeout_s = _timeout_s(wanted)
     deadline = asyncio.get_running_loop().time() + timeout_s if timeout_s else None
     if "text/event-stream" in request.headers.get("Accept", ""):
@@ -105,7 +102,7 @@ def _timeout_s(wanted: ProcessRequest) -> int:
     """Seconds, 0 for none."""
     if wanted.timeout is not None and wanted.timeout >= 0:
         return wanted.timeout
-    return KEEP_ALIVE_S if wanted.keep_alive else 0
+    return keepalive.RUN_LIMIT_S if wanted.keep_alive else 0
 
 
 def _spec(wanted: ProcessRequest) -> ProcessSpec:

@@ -10,6 +10,7 @@ from sandbox_api.core.processes.cgroup import Cgroup
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.reaper import Child, Exit
 from sandbox_api.core.processes.stdin import Stdin
+from sandbox_api.errors import ConflictError
 
 
 class Status(StrEnum):
@@ -134,6 +135,37 @@ class Process:
     def who(self) -> dict[str, object]:
         """How a client finds it: fields for an error body."""
         return {"pid": str(self.pid), "name": self.name}
+
+    def open_stdin(self) -> Stdin:
+        """Its stdin, to be written to.
+
+        Raises:
+            ConflictError: it has none, or it was closed; the text says why.
+        """
+        if self.stdin is None or not self.stdin.open:
+            raise self._no_stdin()
+        return self.stdin
+
+    def close_stdin(self) -> None:
+        """Let it read an end of file; a second time is fine.
+
+        Raises:
+            ConflictError: it never had one.
+        """
+        if not self.spec.stdin:
+            raise self._no_stdin()
+        if self.stdin is not None:
+            self.stdin.close()
+
+    def _no_stdin(self) -> ConflictError:
+        reason = "it was closed"
+        if not self.spec.stdin:
+            reason = 'start it with "stdin": true'
+        elif not self.running:
+            reason = "it is not running"
+        elif self.restarting:
+            reason = "it waits for its restart, try again"
+        return ConflictError(f"process {self.name} has no open stdin: {reason}", self.who)
 
     def begin(self, child: Child, stdin: Stdin | None) -> None:
         """A run has begun."""

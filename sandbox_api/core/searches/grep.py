@@ -39,6 +39,7 @@ class GrepQuery:
         regex: which of the two it is.
         case_sensitive: whether upper and lower case differ.
         patterns: of which a file must fit one; all files where there are none.
+        excluded: patterns of which a file must fit none.
         context_lines: how many lines before and after a match are told.
         binary: whether files are searched that hold a NUL near their beginning.
         scope: what is left out.
@@ -49,6 +50,7 @@ class GrepQuery:
     regex: bool = False
     case_sensitive: bool = False
     patterns: Sequence[str] = ()
+    excluded: Sequence[str] = ()
     context_lines: int = 0
     binary: bool = False
     scope: WalkScope = field(default_factory=WalkScope)
@@ -111,6 +113,7 @@ class Grep:
         self._until = until
         self._emit = emit
         self._fits = compile_patterns(query.patterns)
+        self._excludes = compile_patterns(query.excluded)
         self._cut = len(root.rstrip("/")) + 1
         self._walk = Walk(root, query.scope, until)
         self._unreadable_files = 0
@@ -153,6 +156,8 @@ class Grep:
     def _search_file(self, entry: os.DirEntry[str], buffers: list[bytearray]) -> None:
         path, fits, buffer = entry.path, self._fits, buffers[0]
         if fits is not None and not fits.fit(entry.name, path[self._cut :]):
+            return
+        if self._excludes is not None and self._excludes.fit(entry.name, path[self._cut :]):
             return
         fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         try:

@@ -59,7 +59,7 @@ class Searches:
             NotFoundError: it is none, or there is nothing.
             FailedError: the system refused to look.
         """
-        await self._run(lambda _: _require_directory(location))
+        await self.run(lambda _: _require_directory(location))
 
     async def find(self, location: Location, query: FindQuery) -> Outcome[FindMatch]:
         """Find by name; see `find`.
@@ -75,7 +75,7 @@ class Searches:
                 with operation("open", location.absolute):
                     return find(location.absolute, query, until)
 
-        return await self._run(run)
+        return await self.run(run)
 
     async def fuzzy(self, location: Location, query: FuzzyQuery) -> Outcome[FuzzyMatch]:
         """Find by some characters of the path; see `fuzzy`.
@@ -92,7 +92,7 @@ class Searches:
                     return fuzzy(location.absolute, query, until)
 
         try:
-            return await self._run(run)
+            return await self.run(run)
         except (NotFoundError, FailedError):
             if not query.plain:
                 raise
@@ -106,7 +106,7 @@ class Searches:
             FailedError: the system refused to read it.
         """
         if query.regex:
-            await self._run(lambda _: _require_readable(location))
+            await self.run(lambda _: _require_readable(location))
             return await self._grep_by_worker(location, query)
 
         def run(until: Until) -> Outcome[GrepMatch]:
@@ -119,10 +119,14 @@ class Searches:
             truncated = grep.truncated or until.timed_out
             return Outcome(matches, truncated, until.timed_out, grep.unreadable)
 
-        return await self._run(run)
+        return await self.run(run)
 
-    async def _run(self, search: Callable[[Until], T]) -> T:
-        """Run a search on a thread; when the caller is cancelled, it ends soon."""
+    async def run(self, search: Callable[[Until], T]) -> T:
+        """Run a search on a thread; when the caller is cancelled, it ends soon.
+
+        Raises:
+            UnavailableError: no answer came in time, or the daemon stops.
+        """
         until = self._until()
 
         def work() -> T:
