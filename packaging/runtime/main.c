@@ -161,17 +161,17 @@ static void start_interpreter(int argc, char **argv)
     PyMem_RawFree(program);
 }
 
-/* The checker is the same program but for this: it runs the script that it is given. The tests look
-   with it at what a request cannot show. */
-static int run(int argc, char **argv)
+/* The checker is the same program but for this: it runs the script that it is given, with what
+   follows as its arguments. The tests look with it at what a request cannot show. */
+static int run(const char *called)
 {
 #ifdef CHECKER
-    FILE *script = argc > 1 ? fopen(argv[1], "r") : NULL;
+    FILE *script = fopen(called, "r");
     if (script == NULL) {
-        perror("script");
+        perror(called);
         return 2;
     }
-    return PyRun_SimpleFileExFlags(script, argv[1], 1, NULL) != 0;
+    return PyRun_SimpleFileExFlags(script, called, 1, NULL) != 0;
 #else
     if (PyImport_ImportModule("_start") == NULL)
         PyErr_Print(); /* ends the process on SystemExit, which is how the daemon ends */
@@ -181,6 +181,12 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+#ifdef CHECKER
+    if (argc > 1) {
+        argc--;
+        argv++;
+    }
+#endif
     start_interpreter(argc, argv);
     PyObject *importer = PyImport_ImportModule("_importer");
     if (importer == NULL) {
@@ -188,6 +194,6 @@ int main(int argc, char **argv)
         return 1;
     }
     Py_DECREF(importer);
-    int status = run(argc, argv);
+    int status = run(argv[0]);
     return Py_FinalizeEx() < 0 ? 120 : status;
 }

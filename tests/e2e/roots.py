@@ -25,7 +25,12 @@ BINARY: Final = Path(
 # The same program, but it runs a script (packaging/runtime/main.c).
 CHECKER: Final = PROJECT / f"build/{ARCH}/checker"
 PLACE: Final = "usr/local/bin/sandbox-api"
-LAUNCH: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/root", "LANG": "C", "A": "ü b"}
+LAUNCH: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C",
+    "A": "ü b",
+}
 DEADLINE_S: Final = 20
 
 needs_binary = pytest.mark.skipif(
