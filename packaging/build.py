@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import paperwork
 from bundle import make_bundle
 from cache import FETCH_FAILED, BuildError, Cache, FetchError, say
 from extensions import Builder, make_ctypes, make_extensions
@@ -52,7 +53,7 @@ def build(cache: Cache, arch: str) -> Path:
         interpreter = make_interpreter(cache, toolchain, sources[PYTHON], libraries, native)
     packages = fetch_python_packages(cache, toolchain.tools, interpreter.version)
     builder = Builder(cache, toolchain, interpreter)
-    extensions, _ = make_extensions(builder, packages)
+    extensions, sdists = make_extensions(builder, packages)
     extensions.append(make_ctypes(builder, libraries["libffi"]))
 
     work = ROOT / "build" / arch
@@ -61,8 +62,10 @@ def build(cache: Cache, arch: str) -> Path:
     make_bundle(cache, native, packages, facts(), work)
     program, _ = link(toolchain, interpreter, libraries, extensions, work)
     check(toolchain, program, cache.root, ROOT, Path.home() / ".cargo")
+    published = _publish(program, arch)
+    paperwork.write(builder, published, paperwork.collect(builder, sources, packages, sdists))
     cache.prune()
-    return _publish(program, arch)
+    return published
 
 
 def _native_interpreter(cache: Cache, sources: dict[str, Source]) -> Interpreter:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from email.parser import HeaderParser
 from pathlib import Path
 
+from bundle import PACKAGE
 from cache import run
 from extensions import Builder, fetch_crates
 from sources import PINS, Source
-from target import HERE, ROOT
+from target import HERE
 
 LICENCE_FILES = re.compile(r"^(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
 
@@ -84,7 +85,7 @@ def _from_wheels(packages: Path) -> Iterator[Component]:
 
 def _from_npm() -> Iterator[Component]:
     """What scripts/web has copied into the package."""
-    web = ROOT / "sandbox_api/web"
+    web = PACKAGE / "web"
     for name, version in json.loads((web / "package.json").read_text())["dependencies"].items():
         yield Component("npm", name, version, "Apache-2.0", _licence_texts(web / "swagger"))
 
@@ -123,7 +124,7 @@ def _licence_texts(directory: Path) -> tuple[Path, ...]:
     return tuple(path for path in files if LICENCE_FILES.match(path.name))
 
 
-def write(builder: Builder, program: Path, components: list[Component], version: str) -> None:
+def write(builder: Builder, program: Path, components: list[Component]) -> None:
     """Write the licences, the SBOM and SHA256SUMS beside a finished file."""
     licences = program.with_name(f"{program.name}.licenses.txt")
     licences.write_text("".join(_licence_section(one) for one in components))
@@ -132,6 +133,7 @@ def write(builder: Builder, program: Path, components: list[Component], version:
     listed.write_text(json.dumps(rows))
     sbom = program.with_name(f"{program.name}.cdx.json")
     python = builder.toolchain.tools / "bin/python"
+    (version,) = re.findall(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())
     digest = _sha256(program)
     run(python, HERE / "sbom.py", listed, sbom, program.name, version, digest, cwd=program.parent)
     listed.unlink()

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <marshal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "builtins.h" /* BUILTINS(X): X("package.module", PyInit_of_it) for each compiled module */
@@ -15,9 +16,10 @@ __asm__(".section .rodata,\"a\",@progbits\n"
         ".balign 4096\n"
         "bundle:\n"
         ".incbin \"bundle.bin\"\n"
-        ".byte 0\n"
+        ".balign 4096\n"
+        "bundle_end:\n"
         ".text\n");
-extern const unsigned char bundle[] __attribute__((visibility("hidden")));
+extern const unsigned char bundle[], bundle_end[] __attribute__((visibility("hidden")));
 
 enum { MODULE, PACKAGE, ASSET };
 
@@ -85,10 +87,18 @@ static PyObject *bundle_data(PyObject *self, PyObject *argument)
     return PyBytes_FromStringAndSize(start_of(entry), entry->size);
 }
 
+/* release(): give the memory of the bundle back; what is read later comes from the file again. */
+static PyObject *bundle_release(PyObject *self, PyObject *ignored)
+{
+    madvise((void *)bundle, bundle_end - bundle, MADV_DONTNEED);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef bundle_methods[] = {
     {"find", bundle_find, METH_O, NULL},
     {"code", bundle_code, METH_O, NULL},
     {"data", bundle_data, METH_O, NULL},
+    {"release", bundle_release, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef bundle_module = {

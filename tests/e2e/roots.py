@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +104,20 @@ STATES: Final[Mapping[str, str]] = {
 }
 
 
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    headers: Any = None,  # noqa: ANN401
+) -> tuple[int, bytes]:
+    """Status and body of an answer."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)) as connection:
+        connection.request(method, path, body, headers or {})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+
 @dataclass(frozen=True)
 class Case:
     """The daemon as it runs in one root."""
@@ -129,13 +143,8 @@ class Case:
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Status and body of an answer; what is no bytes is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-        connection.request(method, path, data, dict(headers or {}))
-        reply = connection.getresponse()
-        text = reply.read()
-        connection.close()
-        return reply.status, text
+        return ask(self.port, method, path, data, dict(headers or {}))
 
     def json(self, method: str, path: str, body: object = None, status: int = 200) -> Any:  # noqa: ANN401 - JSON is any
         """An answer in JSON."""
@@ -180,11 +189,12 @@ def running(
         {"true" if "proc" in change else "mount -t proc proc $M/proc"}
         {STATES[state]}
         {change}
-        exec chroot --userspec={uid}:{uid} $M /{PLACE} -p {port}
+        exec env -i "$@" chroot --userspec={uid}:{uid} $M /{PLACE} -p {port}
     """
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+    command += ["sh", *(f"{name}={value}" for name, value in LAUNCH.items())]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log, env=LAUNCH)
+        process = subprocess.Popen(command, stderr=log, stdout=log)
     try:
         pid = _wait_until_up(process, port, log_path)
         yield Case(root, state, uid, port, pid, log_path)
@@ -203,9 +213,7 @@ def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, log_path: Path
         assert process.poll() is None, log_path.read_text()
         assert time.monotonic() < end, log_path.read_text()
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
-            connection.request("GET", "/health")
-            assert connection.getresponse().status == 200
+            assert ask(port, "GET", "/health")[0] == 200
         except OSError:
             time.sleep(0.02)
             continue

@@ -172,11 +172,16 @@ def test_other_libraries_are_refused(check: Check) -> None:
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1", "xx_YY.UTF-8"])
 def test_text_is_utf_8(check: Check, locale: str) -> None:
     """Whatever the locale says, as names of files and output are."""
-    script = "import os, sys; print('☃', sys.getfilesystemencoding(), ascii(os.fsdecode(b'\\xff')))"
+    script = """
+import os, sys
+print("☃", sys.getfilesystemencoding(), ascii(os.fsdecode(bytes([255]))))
+"""
     assert check(script, LC_ALL=locale) == "☃ utf-8 '\\udcff'"
 
 
-@pytest.mark.parametrize(("zone", "hour"), [("Asia/Tokyo", "9"), ("UTC", "0"), ("EST5EDT,M3.2.0,M11.1.0", "19")])
+@pytest.mark.parametrize(
+    ("zone", "hour"), [("Asia/Tokyo", "9"), ("UTC", "0"), ("EST5EDT,M3.2.0,M11.1.0", "19")]
+)
 def test_time_zones(check: Check, zone: str, hour: str) -> None:
     """TZ names a zone of the image's zoneinfo; zoneinfo finds the same files."""
     if zone == "Asia/Tokyo" and not Path("/usr/share/zoneinfo/Asia/Tokyo").exists():
@@ -202,14 +207,20 @@ thread = threading.Thread(target=parse); thread.start(); thread.join()
 def test_nothing_on_disk_is_imported(check: Check, tmp_path: Path) -> None:
     """Neither from the directory nor from PYTHONPATH, and PYTHON* variables change nothing."""
     (tmp_path / "planted.py").write_text("print('planted')")
-    script = "import sys; print(sys.path, sys.flags.isolated)\ntry: import planted\nexcept ImportError: print('no')"
+    script = """
+import sys
+print(sys.path, sys.flags.isolated)
+try: import planted
+except ImportError: print("no")
+"""
     told = check(script, PYTHONPATH=str(tmp_path), PYTHONHOME="/", PYTHONSTARTUP="x")
     assert told.splitlines() == ["[] 1", "no"]
 
 
-RESOLVE = (
-    "import socket; print(socket.getaddrinfo('localhost', 80)[0][4][0] in ('127.0.0.1', '::1'))"
-)
+RESOLVE = """
+import socket
+print(socket.getaddrinfo("localhost", 80)[0][4][0] in ("127.0.0.1", "::1"))
+"""
 
 
 def test_names_are_resolved(check: Check) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -82,7 +83,7 @@ def check_pages(case: Case) -> None:
 
 def check_files(case: Case) -> None:
     """A file goes in and comes out, with any name; where nothing is writable, that is said."""
-    path = f"/filesystem//tmp/{NAME}".replace(" ", "%20").encode().decode("latin-1")
+    path = f"/filesystem//tmp/{quote(NAME)}"
     content = os.urandom(300_000)
     headers = {"Content-Type": "application/octet-stream"}
     status, text = case.request("PUT", path, content, headers)
@@ -143,6 +144,7 @@ def check_command(case: Case) -> None:
 def check_log(case: Case) -> None:
     """Nothing went wrong, whatever the image lacks."""
     lines = case.log()
+    lines = case.log()
     own = [line for line in lines if line.get("source") != "access"]
     assert [line for line in own if line["level"] in {"error", "fatal"}] == []
     missing = [line["msg"] for line in lines if " is missing: " in line["msg"]]
@@ -162,7 +164,7 @@ CHECKS = (
 )
 
 
-@pytest.mark.parametrize(("root", "state", "uid"), product(MAKERS, STATES, (0, 1000)))
+@pytest.mark.parametrize(("root", "state", "uid"), [*product(MAKERS, STATES, (0, 1000))])
 def test_g32_runs_in(roots: Roots, tmp_path: Path, root: str, state: str, uid: int) -> None:
     """Every root, in every state, as root and as somebody."""
     with running(roots, tmp_path, root, state, uid) as case:
