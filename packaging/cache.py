@@ -126,7 +126,7 @@ def run(
         with log.open("a") as file:
             file.write(f"+ {' '.join(words)}\n{result.stdout}")
     if result.returncode != 0:
-        end = "\n".join(result.stdout.splitlines()[-30:])
+        end = "\n".join(line[:300] for line in result.stdout.splitlines()[-30:])
         raise BuildError(
             f"{' '.join(words)[:400]}\nin {cwd} ended with {result.returncode}:\n{end}"
         )

@@ -13,6 +13,9 @@ from target import C_FLAGS, JOBS, Toolchain
 # of Python choose this size too.
 THREAD_STACK_BYTES = 0x100000
 
+# CPython 3.11 has extended attributes (os.listxattr) for glibc only; musl has the same calls.
+XATTR_FLAGS = "-DUSE_XATTRS -DXATTR_SIZE_MAX=65536 -DXATTR_LIST_MAX=65536"
+
 # Modules that need a library which is not here, or a machine that no sandbox is.
 LEFT_OUT = (
     *("_bz2", "_crypt", "_curses", "_curses_panel", "_dbm", "_elementtree", "_gdbm", "_lzma"),
@@ -95,13 +98,21 @@ def make_interpreter(
     version = ".".join(source.version.split(".")[:2])
     paths = [libraries[name].name for name in ("zlib", "openssl")]
     code = recipe(make_interpreter, _variables, _options)
-    inputs = [source.version, toolchain.bin.name, C_FLAGS, paths, THREAD_STACK_BYTES, code]
+    inputs = [
+        source.version,
+        toolchain.bin.name,
+        C_FLAGS,
+        paths,
+        THREAD_STACK_BYTES,
+        XATTR_FLAGS,
+        code,
+    ]
     made = cache.step(f"python-{toolchain.target.arch}", inputs, make)
     return Interpreter(made / "python", source)
 
 
 def _variables(libraries: Mapping[str, Path]) -> dict[str, str]:
-    flags = f"-fno-sanitize=all -DTHREAD_STACK_SIZE={THREAD_STACK_BYTES:#x}"
+    flags = f"-fno-sanitize=all -DTHREAD_STACK_SIZE={THREAD_STACK_BYTES:#x} {XATTR_FLAGS}"
     return {
         "MODULE_BUILDTYPE": "static",
         "CC": "zcc",

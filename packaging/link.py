@@ -8,6 +8,8 @@ from extensions import Extension
 from interpreter import Interpreter
 from target import C_FLAGS, Toolchain
 
+OWN = ("dl", "strerror", "trust")  # in place of functions of the C library and of OpenSSL
+
 
 def link(
     toolchain: Toolchain,
@@ -29,7 +31,7 @@ def link(
         The daemon, and the same program that runs a script instead (runtime/main.c).
     """
     (work / "builtins.h").write_text(_builtins(extensions))
-    objects = [_compile(toolchain, interpreter, work, name) for name in ("dl", "trust")]
+    objects = [_compile(toolchain, interpreter, work, name) for name in OWN]
     archives = [libraries[name] / f"lib/{file}" for name, file in (
         ("openssl", "libssl.a"), ("openssl", "libcrypto.a"), ("zlib", "libz.a"),
         ("libffi", "libffi.a"))]  # fmt: skip

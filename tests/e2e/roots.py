@@ -33,6 +33,8 @@ LAUNCH: Final = {
 }
 DEADLINE_S: Final = 20
 
+Roots = Callable[[str], Path]  # gives a root by its name
+
 needs_binary = pytest.mark.skipif(
     not BINARY.is_file() or not CHECKER.is_file(), reason=f"scripts/build has not made {BINARY}"
 )
@@ -75,7 +77,7 @@ def make_musl(root: Path) -> None:
 def make_debian(root: Path) -> None:
     """Debian as debootstrap makes it."""
     debootstrap = _program("debootstrap")
-    command = [debootstrap, "--variant=minbase", "bookworm", root]
+    command = [debootstrap, "--variant=minbase", "bookworm", str(root)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         pytest.skip(f"debootstrap could not make a root: {result.stdout[-300:]}")

@@ -135,6 +135,49 @@ def find(package: str) -> str:
     return run(sys.executable, "-c", f"import {package}; print({package}.__file__)").strip()
 
 
+def standard_names(tree: ast.Module) -> Iterator[str]:
+    """`os.listxattr`: what a module uses of the modules of the standard library."""
+    imported = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.partition(".")[0] in sys.stdlib_module_names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = imported.get(node.value.id)
+            if module:
+                yield f"{module}.{node.attr}"
+
+
+HAS_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    module, _, attribute = name.rpartition(".")
+    if not hasattr(importlib.import_module(module), attribute):
+        print(name)
+"""
+
+
+def test_the_standard_library_is_whole(check: Check) -> None:
+    """CPython leaves functions out where it does not know a C library: os.listxattr, with musl."""
+    names = {
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name in standard_names(ast.parse(path.read_text()))
+    }
+    assert "os.listxattr" in names
+    here = run(sys.executable, "-c", HAS_ALL, *names)
+    assert check(HAS_ALL, *names) == here.strip()
+
+
+def test_errors_have_the_texts_of_this_machine(check: Check) -> None:
+    """glibc's: clients see them, and the file says what a `pip install` says."""
+    script = "import errno, os; print([os.strerror(one) for one in sorted(errno.errorcode)])"
+    assert check(script) == run(sys.executable, "-c", script).strip()
+
+
 def test_every_system_call_is_in_the_table(check: Check) -> None:
     """What core/linux.py calls by ctypes is in packaging/runtime/dl.c."""
     tree = ast.parse((PACKAGE / "core/linux.py").read_text())

@@ -7,7 +7,6 @@ A feature is added to the matrix as one function: CHECKS runs each in every case
 
 import json
 import os
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from tests.e2e.roots import (
     PROJECT,
     STATES,
     Case,
+    Roots,
     needs_binary,
     needs_root,
     running,
@@ -29,25 +29,8 @@ from tests.e2e.roots import (
 
 pytestmark = [pytest.mark.slow, needs_binary, needs_root, pytest.mark.timeout(180)]
 
-Roots = Callable[[str], Path]
 NAME = "grüße ☃.txt"
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="p"\r\n\r\n%s\r\n--x--\r\n'
-
-
-@pytest.fixture(scope="session")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    """`roots("musl")`: a root file system, made once."""
-    made: dict[str, Path] = {}
-
-    def root(name: str) -> Path:
-        if name not in made:
-            directory = tmp_path_factory.mktemp(name)
-            directory.chmod(0o755)
-            MAKERS[name](directory)
-            made[name] = directory
-        return made[name]
-
-    return root
 
 
 def check_health(case: Case) -> None:
