@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cache import BuildError, Cache, FetchError, recipe, run
 from interpreter import CTYPES_FLAGS, CTYPES_SOURCES, Interpreter
 from sources import PINS, Source, fetch_sdist, locked
 from target import C_FLAGS, HERE, JOBS, Toolchain
 
-RECIPES: dict[str, dict[str, list[dict[str, object]]]] = tomllib.loads(
-    (HERE / "extensions.toml").read_text()
-)
+RECIPES: dict[str, Any] = tomllib.loads((HERE / "extensions.toml").read_text())
 FLAGS = (*C_FLAGS, "-fPIC", "-fvisibility=hidden", "-w")
 
 
@@ -84,28 +83,30 @@ def _compiled_modules(packages: Path) -> set[str]:
 
 
 def _known_modules() -> set[str]:
-    return {str(module["name"]) for recipe in RECIPES.values() for module in recipe["modules"]}
+    left_out = {name for one in RECIPES.values() for name in one.get("left_out", ())}
+    return left_out | {module["name"] for one in RECIPES.values() for module in one["modules"]}
 
 
 def _make_package(builder: Builder, source: Source) -> Iterator[Extension]:
-    for module in RECIPES[source.name]["modules"]:
+    for one in RECIPES[source.name]["modules"]:
+        module = {"flags": RECIPES[source.name].get("flags", []), **one}
         yield (_make_crate if "crate" in module else _make_module)(builder, source, module)
 
 
-def _make_module(builder: Builder, source: Source, module: dict[str, object]) -> Extension:
+def _make_module(builder: Builder, source: Source, module: dict[str, Any]) -> Extension:
     """C, C++ and Cython."""
-    name = str(module["name"])
-    language = str(module.get("language", "c"))
+    name = module["name"]
+    language = module.get("language", "c")
 
     def make(directory: Path) -> None:
         def compile_one(numbered: tuple[int, str]) -> Path:
             number, path = numbered
             text = _translate(builder, source.tree / path, language, directory)
-            flags = [flag.format(source=source.tree) for flag in module.get("flags", [])]  # type: ignore[attr-defined]
+            flags = [flag.format(source=source.tree) for flag in module.get("flags", [])]
             return compile_c(builder, text, directory / f"{number}.o", *flags)
 
         with ThreadPoolExecutor(int(JOBS)) as pool:
-            objects = list(pool.map(compile_one, enumerate(module["sources"])))  # type: ignore[arg-type]
+            objects = list(pool.map(compile_one, enumerate(module["sources"])))
         join(builder, name, objects, directory, is_cpp=language == "c++")
 
     inputs = builder.inputs(source.version, module, recipe(_make_module, _translate))
@@ -150,9 +151,9 @@ def join(
     run(objcopy, rename, "--strip-debug", output, cwd=directory)
 
 
-def _make_crate(builder: Builder, source: Source, module: dict[str, object]) -> Extension:
+def _make_crate(builder: Builder, source: Source, module: dict[str, Any]) -> Extension:
     """A Rust crate: a static library, of which only what the module needs is taken."""
-    name, crate = str(module["name"]), str(module["crate"])
+    name, crate = module["name"], module["crate"]
     rust = builder.toolchain.target.rust
 
     def make(directory: Path) -> None:

@@ -180,9 +180,12 @@ def fetch_python_packages(cache: Cache, tools: Path, python: str) -> Path:
 
 
 def _pip(tools: Path, directory: Path, *arguments: object) -> None:
-    path = {"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
+    env = {
+        "PATH": f"{tools / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(HERE / "metadata"),
+    }
     try:
         run(tools / "bin/python", "-m", "pip", "--quiet", arguments[0], "--no-deps", *arguments[1:],
-            cwd=directory, env=path)  # fmt: skip
+            cwd=directory, env=env)  # fmt: skip
     except BuildError as exc:
         raise FetchError(str(exc)) from exc

@@ -19,6 +19,7 @@ from sandbox_api.api.server import Runner
 from sandbox_api.api.wire import HOST, PROCESSES
 from sandbox_api.app import create_app
 from sandbox_api.core import linux
+from sandbox_api.core.searches import worker
 from sandbox_api.core.surroundings import missing_parts
 from sandbox_api.errors import FailedError, SandboxError, os_reason
 from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
@@ -32,6 +33,7 @@ EXIT_USAGE = 2
 BACKLOG = 1024
 END_ALL_S = 4.0
 OOM_SCORE = b"-500"
+_PYTHON_IGNORES = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # and subprocess restores them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after a signal, 1 where the daemon could not start, 2 for a bad flag.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == worker.worker_command()[1:]:  # in the built file, which is no interpreter
+        return worker.main()
     try:
-        flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
+        flags = parse_flags(arguments)
     except UsageError as exc:
         sys.stderr.write(f"{exc}\n{USAGE}")
         return EXIT_USAGE
@@ -124,10 +129,27 @@ def _prepare_process() -> None:
     Orphans of our children become our children, so that none is a zombie for long; when memory runs
     out, others go first (children have 500, spawn.py).
     """
+    _heed_ignored_signals()
     with suppress(OSError):
         linux.become_subreaper()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE)
+
+
+def _heed_ignored_signals() -> None:
+    """Take each signal that we were started to ignore, and do nothing.
+
+    A program inherits what is ignored, not what is handled (execve(2)). A shell ignores the keys'
+    signals in what it runs in the background, as an entrypoint runs us; in a terminal of ours they
+    must work.
+    """
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number not in _PYTHON_IGNORES:
+            signal.signal(number, _do_nothing)
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    del number, frame
 
 
 async def _serve(runner: Runner, listener: socket.socket) -> None:

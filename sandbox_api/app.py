@@ -17,14 +17,16 @@ from sandbox_api.api import (
     files,
     network,
     processes,
+    search,
     system,
+    terminal,
     trees,
     uploads,
     wire,
 )
 from sandbox_api.api.access import Access
 from sandbox_api.api.middleware import add_common_headers, add_server_timing, make_middleware
-from sandbox_api.api.process_log import log_line
+from sandbox_api.api.processes.log_lines import log_line
 from sandbox_api.core.archives import Archives
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.environment import Environment
@@ -35,14 +37,19 @@ from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import Directories, Limits, Processes
 from sandbox_api.core.processes.budget import KEEP_RUNNING_BYTES, budget_bytes
 from sandbox_api.core.processes.host import open_host
+from sandbox_api.core.searches.searches import SEARCH_THREADS, Searches
 from sandbox_api.core.startup import StartupCommand
 from sandbox_api.core.state import open_state, open_subdirectory, state_candidates
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
-HANDLERS = (system, processes, files, trees, copies, archives, uploads, docs, network)
+HANDLERS = (
+    *(system, processes, files, trees, copies, archives, uploads, docs, network),
+    search,
+)
 DAY_S = 24 * HOUR_S
 
 STATE: web.AppKey[Path | None] = web.AppKey("state")
@@ -76,6 +83,7 @@ def create_app(settings: Settings) -> web.Application:
     paths = PathResolver(settings.workdir or "/", home)
     _add_files(app, settings, identity, paths)
     _add_host(app, settings)
+    _add_searches(app, settings, identity)
     if settings.command:
         _add_startup_command(app, settings, environment, identity)
     _add_state(app, settings, environment)
@@ -83,6 +91,8 @@ def create_app(settings: Settings) -> web.Application:
     _add_uploads(app, settings, environment)
     for module in HANDLERS:
         app.add_routes(module.ROUTES)
+    if settings.max_terminals:
+        _add_terminals(app, settings, environment, paths)
     return app
 
 
@@ -119,6 +129,17 @@ def _add_host(app: web.Application, settings: Settings) -> None:
             yield
 
     app.cleanup_ctx.append(host)
+
+
+def _add_searches(app: web.Application, settings: Settings, identity: Identity | None) -> None:
+    async def searches(app: web.Application) -> AsyncIterator[None]:
+        threads = FileThreads(identity, SEARCH_THREADS)
+        reaper = app[wire.HOST].reaper
+        app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
+        yield
+        threads.close()
+
+    app.cleanup_ctx.append(searches)
 
 
 def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:
@@ -182,6 +203,25 @@ def _add_processes(
                 yield
 
     app.cleanup_ctx.append(engine)
+
+
+def _add_terminals(
+    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
+) -> None:
+    async def terminals(app: web.Application) -> AsyncIterator[None]:
+        owner = Terminals(
+            environment,
+            app[wire.FILE_THREADS],
+            paths,
+            app[wire.HOST].reaper,
+            settings.max_terminals,
+        )
+        async with owner.open():
+            app[wire.TERMINALS] = owner
+            yield
+
+    app.cleanup_ctx.append(terminals)
+    app.add_routes(terminal.ROUTES)
 
 
 def _limits(settings: Settings) -> Limits:

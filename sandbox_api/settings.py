@@ -51,6 +51,7 @@ class Settings:
     home: str = ""
     fsync: bool = False
     upload_expiry_hours: int = 24
+    search_timeout_s: int = 30
 
     # processes
     state_dir: str = ""
@@ -68,6 +69,9 @@ class Settings:
     log_processes: bool = True
     keep_alive_disabled: bool = False
     scale_file: str = ""
+
+    # terminals; 0 for no such routes
+    max_terminals: int = 64
 
     # what /health tells
     upgrade_count: int = 0
@@ -188,7 +192,11 @@ def parse_settings(environment: Mapping[str, str], **flags: object) -> Settings:
         "upload_expiry_hours": read.size(
             "SANDBOX_UPLOAD_EXPIRY_HOURS", Settings.upload_expiry_hours
         ),
+        "search_timeout_s": read.seconds(
+            "SANDBOX_SEARCH_TIMEOUT_SECONDS", Settings.search_timeout_s
+        ),
         **_process_settings(read),
+        "max_terminals": _max_terminals(read),
         "upgrade_count": read.size("SANDBOX_UPGRADE_COUNT", 0),
         "launch_environment": launch,
         "extra_environment": _extra_environment(launch),
@@ -219,6 +227,12 @@ def _process_settings(read: "_Reader") -> dict[str, object]:
         "scale_file": read.text("BLAXEL_SCALE_FILE") or DEFAULT_SCALE_FILE,
         "keep_alive_disabled": read.truthy("BL_DISABLE_KEEPALIVE"),
     }
+
+
+def _max_terminals(read: "_Reader") -> int:
+    if read.text("DISABLE_TERMINAL") in {"true", "1"}:
+        return 0
+    return read.size("SANDBOX_MAX_TERMINALS", Settings.max_terminals)
 
 
 def _records_dir(state_file: str) -> str:
@@ -307,6 +321,12 @@ class _Reader:
         if not (value.isascii() and value.isdigit()):
             raise InvalidError(f"{name}={value}: must be a whole number of at least 0")
         return int(value)
+
+    def seconds(self, name: str, default: int) -> int:
+        value = self.size(name, default)
+        if value == 0:
+            raise InvalidError(f"{name}=0: must be at least 1")
+        return value
 
     def percent(self, name: str, default: int) -> int:
         value = self.size(name, default)

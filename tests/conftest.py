@@ -4,8 +4,10 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import (
     AsyncIterator,
@@ -31,6 +33,21 @@ from tests.serving import DAEMON
 
 log = logging.getLogger(__name__)
 LAUNCH = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+
+
+def pytest_configure() -> None:
+    """Directories for this session alone.
+
+    Each session of pytest closes the directory that all share to other users, in the middle of
+    another session's tests of what other users may do.
+    """
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="sandbox-api-tests-")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """What failed can be looked at."""
+    if not exitstatus:
+        shutil.rmtree(os.environ["PYTEST_DEBUG_TEMPROOT"], ignore_errors=True)
 
 
 @pytest.fixture

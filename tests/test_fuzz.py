@@ -20,6 +20,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
+from tests.core.conftest import let_others_in
 from tests.serving import DAEMON
 
 DOCUMENT = Path(__file__).parents[1] / "openapi.yml"
@@ -70,8 +71,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     root = tmp_path_factory.mktemp("fuzz")
     if os.geteuid() == 0:
         os.chown(root, NOBODY, NOBODY)
-        for parent in (root, root.parent, root.parent.parent):
-            parent.chmod(0o755)
+        let_others_in(root)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -80,7 +80,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         process = subprocess.Popen(
             [*DAEMON, "-p", str(port), *flags],
             cwd=root,
-            env={"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state")},
+            env={
+                "PATH": os.environ["PATH"],
+                "SANDBOX_STATE_DIR": str(root.parent / "fuzz-state"),
+                "SANDBOX_SEARCH_TIMEOUT_SECONDS": "2",  # a path may be the root of all
+            },
             stderr=log,
         )
     base = f"http://127.0.0.1:{port}"
@@ -106,14 +110,17 @@ def wait_until_up(process: "subprocess.Popen[bytes]", base: str) -> None:
 
 def tame(case: "schemathesis.Case[Any]", root: Path) -> None:
     """Keep a request from doing harm, whatever the fuzzer thought of, and from the whole disk."""
-    if case.path in UNTAMED or (case.path == "/filesystem/{path}" and case.method in WRITING):
-        place = f"{root}/below" if "tree" in case.path else "below"
+    changes = case.path == "/filesystem/{path}" and case.method in WRITING
+    packs = bool(case.headers) and "application/x-tar" in str(case.headers.get("Accept"))
+    if case.path in UNTAMED or changes or packs:
+        base = f"{root}/below" if "tree" in case.path else "below"
         path = str(case.path_parameters.get("path", "")).replace("..", "")
-        case.path_parameters["path"] = f"{place}/{path}"
+        case.path_parameters["path"] = f"{base}/{path}"
     if isinstance(case.body, dict):
         for key in ("source", "destination"):
-            if isinstance(case.body.get(key), str):
-                case.body[key] = "below/" + case.body[key].replace("..", "")
+            place = case.body.get(key)
+            if isinstance(place, str):
+                case.body[key] = "below/" + place.replace("..", "")
     if case.operation.label == "POST /process" and isinstance(case.body, dict):
         command = case.body.get("command")
         if isinstance(command, str) and command:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,3 +235,17 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     finally:
         process.kill()
         os.close(read_end)
+
+
+def test_signals_that_a_shell_made_it_ignore_work_in_its_children(
+    start_daemon: StartDaemon,
+) -> None:
+    """An entrypoint runs it in the background; Ctrl-C and Ctrl-\\ must work in terminals."""
+    ignoring = ("sh", "-c", 'trap "" INT QUIT HUP TSTP USR1; exec "$@"', "sh")
+    daemon = start_daemon(under=ignoring)
+    request = {"command": "grep SigIgn /proc/self/status", "waitForCompletion": True}
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+    with closing(connection):
+        connection.request("POST", "/process", json.dumps(request))
+        reply = json.load(connection.getresponse())
+    assert reply["stdout"].split() == ["SigIgn:", "0" * 16]

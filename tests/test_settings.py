@@ -44,6 +44,13 @@ def test_a_number_that_is_none_is_an_error(value: str) -> None:
         parse_settings({"SANDBOX_MAX_JSON_BYTES": value})
 
 
+def test_a_search_needs_some_time() -> None:
+    """Zero is not without a limit here, so it is not taken for it."""
+    assert parse_settings({"SANDBOX_SEARCH_TIMEOUT_SECONDS": "5"}).search_timeout_s == 5
+    with pytest.raises(InvalidError, match="SANDBOX_SEARCH_TIMEOUT_SECONDS"):
+        parse_settings({"SANDBOX_SEARCH_TIMEOUT_SECONDS": "0"})
+
+
 def test_lists_are_split_at_commas() -> None:
     """White space and empty items do not count."""
     settings = parse_settings({"SANDBOX_ALLOWED_HOSTS": " a.example, ,*.b.example,"})

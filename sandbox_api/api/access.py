@@ -19,7 +19,7 @@ from sandbox_api.errors import ForbiddenError, UnauthorizedError
 COOKIE = "sandbox_api_session"
 TOKEN_PARAMETERS = ("token", "bl_preview_token")
 OPEN_PATH = "/health"
-PAGES = ("/swagger",)
+PAGES = ("/swagger", "/terminal")
 
 EDGE_SUFFIXES = (".bl.run", ".blaxel.ai", ".blaxel.dev")
 HOST_SUFFIXES = (

@@ -4,7 +4,8 @@ from aiohttp import web
 
 from sandbox_api.api import query
 from sandbox_api.api.schemas.copies import CopyReply, CopyRequest
-from sandbox_api.api.wire import COPIES, json_reply, read_json
+from sandbox_api.api.wire import COPIES, json_reply, read_json, unquote_name
+from sandbox_api.core.metadata import raw_path
 from sandbox_api.core.paths import printable
 
 COPIED = "Files copied"
@@ -14,9 +15,7 @@ MOVED = "Files moved"
 async def copy_files(request: web.Request) -> web.Response:
     """Copy a file, a link or a directory."""
     body = await read_json(request, CopyRequest)
-    path = await request.app[COPIES].copy(
-        body.source, body.destination, exclusive=body.no_overwrite
-    )
+    path = await request.app[COPIES].copy(*_paths(body), exclusive=body.no_overwrite)
     return _reply(body, path, COPIED)
 
 
@@ -24,23 +23,27 @@ async def move_files(request: web.Request) -> web.Response:
     """Move a file, a link or a directory."""
     body = await read_json(request, CopyRequest)
     path = await request.app[COPIES].move(
-        body.source,
-        body.destination,
+        *_paths(body),
         exclusive=body.no_overwrite,
         force=query.flag(request, "force"),
     )
     return _reply(body, path, MOVED)
 
 
+def _paths(body: CopyRequest) -> tuple[str, str]:
+    source, destination = map(unquote_name, (body.raw_source, body.raw_destination))
+    return source or body.source, destination or body.destination
+
+
 def _reply(body: CopyRequest, path: str, message: str) -> web.Response:
-    return json_reply(
-        CopyReply(
-            message=message,
-            source=body.source,
-            destination=body.destination,
-            path=printable(path),
-        )
-    )
+    described = {
+        "message": message,
+        "source": body.source,
+        "destination": body.destination,
+        "path": printable(path),
+        "raw_path": raw_path(path),
+    }
+    return json_reply(CopyReply.model_validate(described))
 
 
 ROUTES = (

@@ -52,14 +52,14 @@ async def send_directory(request: web.Request, directory: Directory) -> web.Stre
     if len(directory.files) + len(directory.subdirectories) <= PIECE_ENTRIES:
         return json_reply(DirectoryReply.model_validate(directory))
     frame = DirectoryReply.model_validate(replace(directory, files=[], subdirectories=[]))
-    files = (_dump(_FILES, some) for some in batched(directory.files))
+    files = (dump_entries(_FILES, some) for some in batched(directory.files))
     return await _send(request, frame, files, directory.subdirectories)
 
 
 async def send_tree(request: web.Request, tree: Tree) -> web.StreamResponse:
     """Reply with all that is below a directory."""
     frame = TreeReply.model_validate(replace(tree, files=[], subdirectories=[]))
-    files = (_dump(_TREE_FILES, some) for some in batched(tree.files))
+    files = (dump_entries(_TREE_FILES, some) for some in batched(tree.files))
     return await _send(request, frame, files, tree.subdirectories)
 
 
@@ -74,15 +74,18 @@ async def _send(
     response = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
     await response.prepare(request)
     await response.write(begin + b'"files":[')
-    await _write_list(response, files)
+    await write_list(response, files)
     await response.write(b'],"subdirectories":[')
-    await _write_list(response, (_dump(_SUBDIRECTORIES, some) for some in batched(subdirectories)))
+    await write_list(
+        response, (dump_entries(_SUBDIRECTORIES, some) for some in batched(subdirectories))
+    )
     await response.write(b"]" + end)
     await response.write_eof()
     return response
 
 
-async def _write_list(response: web.StreamResponse, pieces: Iterator[bytes]) -> None:
+async def write_list(response: web.StreamResponse, pieces: Iterator[bytes]) -> None:
+    """Write pieces of a JSON list; others get their turn between each two."""
     separator = b""
     for piece in pieces:
         await response.write(separator + piece)
@@ -90,7 +93,7 @@ async def _write_list(response: web.StreamResponse, pieces: Iterator[bytes]) -> 
         separator = b","
 
 
-def _dump(adapter: TypeAdapter[list[E]], entries: Sequence[object]) -> bytes:
+def dump_entries(adapter: TypeAdapter[list[E]], entries: Sequence[object]) -> bytes:
     """Entries as the inside of a JSON list."""
     return adapter.dump_json(adapter.validate_python(entries))[1:-1]
 
@@ -105,8 +108,13 @@ def batched(entries: list[E]) -> Iterator[list[E]]:
         count = characters = 0
         for entry in islice(entries, PIECE_ENTRIES):
             count += 1
-            characters += len(getattr(entry, "content", None) or "")
+            characters += _characters(entry)
             if characters >= PIECE_CHARACTERS:
                 break
         yield entries[:count]
         del entries[:count]
+
+
+def _characters(entry: object) -> int:
+    """How many characters an entry has where it may have many."""
+    return len(getattr(entry, "content", None) or getattr(entry, "context", None) or "")

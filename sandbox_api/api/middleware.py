@@ -206,7 +206,10 @@ def http_error(exc: web.HTTPException) -> web.Response:
         return not_found()
     if exc.status < _CLIENT_ERROR:
         return exc
-    return json_error(exc.status, exc.text or exc.reason)
+    response = json_error(exc.status, exc.text or exc.reason)
+    own = {name: text for name, text in exc.headers.items() if not name.startswith("Content-")}
+    response.headers.update(own)
+    return response
 
 
 def _failure(request: web.Request, exc: Exception) -> web.Response:

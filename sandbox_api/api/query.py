@@ -4,6 +4,7 @@ import re
 
 from aiohttp import web
 
+from sandbox_api.core.patterns import split_patterns
 from sandbox_api.errors import InvalidError
 
 _NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
@@ -38,6 +39,25 @@ def names(request: web.Request, name: str) -> tuple[str, ...]:
     """A list with commas, each item trimmed; empty ones do not count."""
     items = (item.strip() for item in request.query.get(name, "").split(","))
     return tuple(item for item in items if item)
+
+
+def patterns(request: web.Request, name: str = "patterns") -> tuple[str, ...]:
+    """A list as above, of shell patterns; a comma within braces belongs to its pattern."""
+    return split_patterns(request.query.get(name, ""))
+
+
+def limit(request: web.Request, default: int, most: int = 1000) -> int:
+    """How many matches a search returns at most: `maxResults`; 0 is no limit.
+
+    Args:
+        request: the request.
+        default: where it is absent or empty.
+        most: what more than that becomes.
+
+    Raises:
+        InvalidError: it is no number, or negative.
+    """
+    return min(number(request, "maxResults", default), most)
 
 
 def encoding(request: web.Request) -> str:

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from aiohttp import web
 
 from sandbox_api.api import query
+from sandbox_api.api.conditions import wanted_condition
 from sandbox_api.api.download import content_disposition
 from sandbox_api.api.schemas.archives import UnpackReply
 from sandbox_api.api.wire import ARCHIVES, json_reply
@@ -60,9 +61,13 @@ async def receive_tar(request: web.Request, location: Location) -> web.Response:
     Raises:
         InvalidError: it is compressed by something else than gzip.
         FailedError: as in `Archives.unpack` and `Receiver.feed`.
+        PreconditionError: as in `Archives.unpack`.
     """
     archive = request.app[ARCHIVES].unpack(
-        location, compressed=_is_gzip(request), sync=query.flag(request, "sync")
+        location,
+        compressed=_is_gzip(request),
+        sync=query.flag(request, "sync"),
+        condition=wanted_condition(request),
     )
     async with archive as receiver:
         while data := await request.content.read(READ_BYTES):

@@ -6,6 +6,7 @@ The path is always absolute, however it is written, and `~` is a name like any o
 from aiohttp import web
 
 from sandbox_api.api import query
+from sandbox_api.api.conditions import wanted_condition
 from sandbox_api.api.listing import send_directory, send_tree, wanted_page
 from sandbox_api.api.schemas.base import PathReply
 from sandbox_api.api.schemas.trees import WriteTreeRequest
@@ -58,7 +59,10 @@ async def write_tree(request: web.Request) -> web.StreamResponse:
     location = _location(request)
     tree = await request.app[FILE_THREADS].run(parse_json, body, WriteTreeRequest, PatientDecoder())
     directory = await request.app[TREES].write(
-        location, tree.files, sync=query.flag(request, "sync")
+        location,
+        tree.files,
+        sync=query.flag(request, "sync"),
+        condition=wanted_condition(request),
     )
     return await send_directory(request, directory)
 
@@ -70,6 +74,7 @@ async def delete_tree(request: web.Request) -> web.Response:
         location,
         recursive=query.flag(request, "recursive"),
         force=query.flag(request, "force"),
+        condition=wanted_condition(request),
     )
     return json_reply(PathReply(path=printable(location.shown), message=DELETED))
 
@@ -82,7 +87,7 @@ def _tree_query(request: web.Request) -> TreeQuery:
     return TreeQuery(
         content=query.flag(request, "content"),
         encoding=query.encoding(request),
-        patterns=query.names(request, "patterns"),
+        patterns=query.patterns(request),
         scope=WalkScope(
             exclude_directories=frozenset(query.names(request, "excludeDirs")),
             exclude_hidden=query.flag(request, "excludeHidden"),

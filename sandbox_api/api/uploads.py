@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, suppress
 
 from aiohttp import web
 
+from sandbox_api.api.conditions import wanted_condition
 from sandbox_api.api.download import etag
 from sandbox_api.api.forms import Part, read_form
 from sandbox_api.api.schemas.base import PathReply
@@ -92,7 +93,9 @@ async def complete_upload(request: web.Request) -> web.Response:
     """Let the file have the content of the parts."""
     body = await read_json(request, CompleteUploadRequest)
     wanted = [(part.part_number, part.etag) for part in body.parts]
-    session, status = await request.app[UPLOADS].complete(_id(request), wanted)
+    session, status = await request.app[UPLOADS].complete(
+        _id(request), wanted, wanted_condition(request)
+    )
     response = json_reply(
         PathReply(path=printable(session.path), message="Multipart upload completed successfully")
     )

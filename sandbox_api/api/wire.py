@@ -25,6 +25,8 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.processes import Processes
 from sandbox_api.core.processes.host import Host
+from sandbox_api.core.searches.searches import Searches
+from sandbox_api.core.terminals import Terminals
 from sandbox_api.core.trees import Trees
 from sandbox_api.core.uploads import Resuming, Uploads
 from sandbox_api.errors import InvalidError, TooLargeError
@@ -39,9 +41,11 @@ UPLOADS: web.AppKey[Uploads] = web.AppKey("uploads", Uploads)
 RESUMING: web.AppKey[Resuming] = web.AppKey("resuming", Resuming)
 ARCHIVES: web.AppKey[Archives] = web.AppKey("archives", Archives)
 COPIES: web.AppKey[Copies] = web.AppKey("copies", Copies)
+SEARCHES: web.AppKey[Searches] = web.AppKey("searches", Searches)
 TREES: web.AppKey[Trees] = web.AppKey("trees", Trees)
 HOST: web.AppKey[Host] = web.AppKey("host", Host)
 PROCESSES: web.AppKey[Processes] = web.AppKey("processes", Processes)
+TERMINALS: web.AppKey[Terminals] = web.AppKey("terminals", Terminals)
 
 
 class Shutdown:
@@ -143,8 +147,12 @@ def client_path(request: web.Request, prefix: str) -> str:
         prefix: the decoded route up to the separator, such as `/filesystem`.
     """
     # yarl decodes all escapes but those of `/` and `%` and those that are not UTF-8
-    rest = request.rel_url.path_safe[len(prefix) :].removeprefix("/")
-    return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
+    return unquote_name(request.rel_url.path_safe[len(prefix) :].removeprefix("/"))
+
+
+def unquote_name(text: str) -> str:
+    """A path without its percent-escapes, whatever bytes they stand for."""
+    return os.fsdecode(unquote_to_bytes(text.encode("utf-8", "surrogateescape")))
 
 
 async def body_chunks(

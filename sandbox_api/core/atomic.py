@@ -14,6 +14,7 @@ import os
 import secrets
 import stat
 import threading
+from contextlib import suppress
 from typing import Final
 
 from sandbox_api.core.conditions import UNCONDITIONAL, Condition
@@ -44,16 +45,23 @@ class AtomicFile:
     Safe to discard from another thread while a call is under way.
 
     Args:
-        path: absolute; a symlink's target is what is written, parents are created.
+        path: absolute; parents are created.
         sync: whether `commit` waits for the disk, to survive a loss of power.
         condition: what must hold of the target, before the first byte and when it is replaced;
             where bytes go straight to the target, only before the first.
+        follow: whether a symlink's target is what is written; else the file takes its place.
     """
 
     def __init__(
-        self, path: str, *, sync: bool = False, condition: Condition = UNCONDITIONAL
+        self,
+        path: str,
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
+        follow: bool = True,
     ) -> None:
         self.path = path
+        self._follows = follow
         self._sync = sync
         self._condition = condition
         self._lock = threading.Lock()
@@ -65,8 +73,14 @@ class AtomicFile:
         self._fd = -1
 
     def _open(self) -> int:
-        self._target = _follow(self.path)
-        status = _existing_status(self._target)
+        status = _entry_status(self.path)
+        if status is not None and stat.S_ISLNK(status.st_mode):
+            if not self._follows:
+                return self._open_new()
+            self._target = os.path.realpath(self.path)
+            status = target_status(self._target)
+        if status is not None:
+            _refuse_unwritable(self._target, status)
         self._condition.check(status)
         if status is None:
             return self._open_new()
@@ -103,7 +117,7 @@ class AtomicFile:
         with self._lock:
             output = self._output()
             with operation("write", self.path):
-                _write_all(output, data)
+                write_all(output, data)
 
     def append_range(self, source: int, offset: int, count: int) -> None:
         """Append bytes of another file, within the kernel.
@@ -276,11 +290,6 @@ def _make_directory(path: str, mode: int) -> None:
         os.chmod(path, wanted)
 
 
-def _follow(path: str) -> str:
-    """The path itself, or the end of the chain of links that it begins."""
-    return os.path.realpath(path) if os.path.islink(path) else path
-
-
 def target_status(path: str) -> os.stat_result | None:
     """The status of what a path leads to; None where there is nothing."""
     try:
@@ -289,21 +298,26 @@ def target_status(path: str) -> os.stat_result | None:
         return None
 
 
-def _existing_status(path: str) -> os.stat_result | None:
-    """What is there, when it may be written; None where there is nothing.
+def _entry_status(path: str) -> os.stat_result | None:
+    """The status of what has this name, which may be a link; None where there is nothing."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _refuse_unwritable(path: str, status: os.stat_result) -> None:
+    """Refuse what is there and may not be written.
 
     A rename needs no right to write the file that it replaces, a write does: so ask.
     """
-    status = target_status(path)
-    if status is None:
-        return None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EINVAL, "is a fifo or a socket, which cannot be written")
     if not os.access(path, os.W_OK, effective_ids=True):
-        os.close(os.open(path, _EXISTING))  # raises the kernel's own reason
-    return status
+        with suppress(FileNotFoundError):  # it vanished just now, so it is a new file
+            os.close(os.open(path, _EXISTING))  # raises the kernel's own reason
 
 
 def inherit(source: str | int, fd: int, status: os.stat_result, change_mode: int | None) -> bool:
@@ -343,7 +357,8 @@ def _attributes(file: str | int) -> list[str]:
         return []  # a file system without extended attributes
 
 
-def _write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of it, or raise: on a disk that becomes full write(2) takes a part."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -104,10 +104,6 @@ class Below:
             raise FailedError(f"{_OUTSIDE}, to {printable(real)}, through a link")
         return real
 
-    def depth(self, real: str) -> int:
-        """How many directories a path without links, below the root, is away from it."""
-        return real.removeprefix(self._prefix.rstrip("/")).count("/")
-
     def forget(self) -> None:
         """Look at directories again: some may be others now."""
         self._parents.clear()

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox_api.core.atomic import PATH_LOCKS, make_directories
+from sandbox_api.core.conditions import file_version
 from sandbox_api.core.copying import Copying
 from sandbox_api.core.directories import refuse_protected, remove_tree
-from sandbox_api.core.entries import rename_new, reserved_beside
+from sandbox_api.core.entries import rename_new, rename_over, reserved_beside
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import (
     DEFAULT_DIRECTORY_MODE,
@@ -114,10 +115,12 @@ class Copies:
             except FailedError as exc:
                 if not _is_across(exc):
                     raise
-                self._move_across(source.absolute, target, exclusive)
+                self._move_across(source.absolute, status, target, exclusive)
         return target
 
-    def _move_across(self, source: str, target: str, exclusive: bool) -> None:
+    def _move_across(
+        self, source: str, status: os.stat_result, target: str, exclusive: bool
+    ) -> None:
         """Copy to another file system under a name of ours, rename, and remove the source."""
         temporary = reserved_beside(target)
         copying = Copying(exclusive=True, keep_owner=True, sync=self._fsync, stopped=self._stopped)
@@ -128,7 +131,10 @@ class Copies:
             _remove(temporary)
             raise
         with attempt("all is there, but the source could not be removed"):
-            _remove(source)
+            if stat.S_ISDIR(status.st_mode):
+                remove_tree(source)
+            else:
+                _remove_unchanged(source, status)
 
 
 def _source_status(source: Location) -> os.stat_result:
@@ -171,15 +177,23 @@ def _refuse_itself(source: str, status: os.stat_result, target: str) -> None:
 
 
 def _rename(source: str, target: str, exclusive: bool) -> None:
-    with operation("rename", target), PATH_LOCKS.hold(target):
+    with operation("rename", target), PATH_LOCKS.hold(source, target):
         if exclusive:
             rename_new(source, target)
         else:
-            os.rename(source, target)
+            rename_over(source, target)
 
 
 def _is_across(exc: SandboxError) -> bool:
     return isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EXDEV
+
+
+def _remove_unchanged(path: str, status: os.stat_result) -> None:
+    """Remove what is no directory, unless somebody has written it since: that was not moved."""
+    with operation("remove", path), PATH_LOCKS.hold(path):
+        if file_version(os.lstat(path)) != file_version(status):
+            raise OSError(errno.ESTALE, "it was changed while it was moved")
+        os.unlink(path)
 
 
 def _remove(path: str) -> None:

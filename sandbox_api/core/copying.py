@@ -12,15 +12,15 @@ from contextlib import suppress
 from functools import partial
 
 from sandbox_api.core import linux
-from sandbox_api.core.atomic import AtomicFile
+from sandbox_api.core.atomic import AtomicFile, write_all
 from sandbox_api.core.entries import rename_new, replace_entry
+from sandbox_api.core.mounts import is_made_up, read_made_up
 from sandbox_api.core.paths import RESERVED_PREFIX
 from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
 from sandbox_api.core.regular import READ_FLAGS
 from sandbox_api.errors import UnavailableError
 
-READ_BYTES = 1 << 20
 PIECE_BYTES = 256 << 20  # what is copied between two looks whether to stop
 
 _UNFINISHED = 0o700  # the mode of a directory until all is in it
@@ -130,7 +130,7 @@ class Copying:
         mode = stat.S_IMODE(status.st_mode) & (~_SET_ID | kept)
 
         def fill(output: int) -> None:
-            self._copy_content(source, output, status.st_size)
+            self._copy_content(source, output, status)
             self._keep(source, output, status)
 
         file = (_NewFile if self._exclusive else _File)(target, sync=self._sync)
@@ -140,11 +140,10 @@ class Copying:
         finally:
             file.discard()
 
-    def _copy_content(self, source: int, target: int, size: int) -> None:
-        if not size:  # empty, or a pseudo file, whose size is not known
-            while chunk := os.read(source, READ_BYTES):
-                os.write(target, chunk)
-                self._check_stopped()
+    def _copy_content(self, source: int, target: int, status: os.stat_result) -> None:
+        size = status.st_size
+        if is_made_up(status):
+            write_all(target, read_made_up(source))
         elif not linux.clone_file(source, target):
             offset = 0
             while (begin := linux.next_data(source, offset)) < size:

@@ -1,4 +1,4 @@
-"""Directories as a whole: what is in them, and how they are removed.
+"""Directories as a whole: how they are made, what is in them, and how they are removed.
 
 Everything here blocks: run it on file threads.
 """
@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from sandbox_api.core.atomic import PATH_LOCKS, make_directories, target_status
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.metadata import FileInfo, OwnerNames, describe, describe_unknown, raw_path
 from sandbox_api.core.paths import RESERVED_PREFIX, printable
 from sandbox_api.core.refusals import operation, refusal
@@ -66,6 +68,26 @@ class Directory:
     files: list[FileInfo]
     subdirectories: list[Subdirectory]
     next_after: bytes | None = None
+
+
+def make_directory(path: str, mode: int, condition: Condition = UNCONDITIONAL) -> None:
+    """Make a directory and what is missing above it; of many that may not exist yet one is first.
+
+    Args:
+        path: absolute.
+        mode: permission bits of every new level.
+        condition: what must hold of the directory; it has no version.
+
+    Raises:
+        FailedError: `mkdir <the level that failed>: …`.
+        PreconditionError: the condition does not hold.
+    """
+    with operation("mkdir", path):
+        condition.check(target_status(path))
+        make_directories(posixpath.dirname(path), mode)
+        with PATH_LOCKS.hold(path):
+            condition.check(target_status(path))
+            make_directories(path, mode)
 
 
 def list_directory(

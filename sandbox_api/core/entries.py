@@ -9,11 +9,13 @@ import posixpath
 import secrets
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 from sandbox_api.core import linux
-from sandbox_api.core.atomic import unlink_quietly
+from sandbox_api.core.atomic import PATH_LOCKS, unlink_quietly
 from sandbox_api.core.paths import RESERVED_PREFIX
 
+_NEVER_REPLACED = frozenset({stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO})
 _NO_EXCLUSIVE_RENAME = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
@@ -30,14 +32,27 @@ def replace_entry(path: str, make: Callable[[str], None]) -> None:
         make: makes it under the name that it gets, which nothing has.
 
     Raises:
-        OSError: the system refused, such as EISDIR for a directory.
+        OSError: the system refused, such as EISDIR for a directory; or as in `rename_over`.
     """
     temporary = reserved_beside(path)
     make(temporary)
     try:
-        os.rename(temporary, path)
+        with PATH_LOCKS.hold(path):
+            rename_over(temporary, path)
     finally:
         unlink_quietly(temporary)  # rename(2) leaves it where both are links to one file
+
+
+def rename_over(source: str, target: str) -> None:
+    """Rename to a name that something may have, but no device and no fifo: programs need those.
+
+    Raises:
+        OSError: one has it; whatever the system refuses.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if stat.S_IFMT(os.lstat(target).st_mode) in _NEVER_REPLACED:
+            raise OSError(errno.EINVAL, "is a device or a fifo, which is not replaced")
+    os.rename(source, target)
 
 
 def rename_new(source: str, target: str) -> None:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from sandbox_api.core.atomic import (
     PATH_LOCKS,
     AtomicFile,
-    make_directories,
     target_status,
     write_file,
 )
@@ -24,6 +23,7 @@ from sandbox_api.core.directories import (
     Page,
     list_directory,
     list_small_directory,
+    make_directory,
     refuse_protected,
     remove_directory,
     remove_tree,
@@ -31,6 +31,7 @@ from sandbox_api.core.directories import (
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.local import LocalDirectories
 from sandbox_api.core.metadata import OwnerNames, describe
+from sandbox_api.core.mounts import is_made_up
 from sandbox_api.core.paths import (
     DEFAULT_DIRECTORY_MODE,
     DEFAULT_FILE_MODE,
@@ -43,14 +44,17 @@ from sandbox_api.core.regular import (
     READ_FLAGS,
     OpenedFile,
     entry_status,
-    follow_status,
     open_regular,
+    read_status,
 )
 from sandbox_api.core.writer import FileWriter
 from sandbox_api.errors import TooLargeError
 
 SMALL_BYTES = 64 * 1024
 READ_BYTES = 1 << 20
+
+_READ_INSTEAD = "read it with Accept: application/octet-stream"
+_SEND_INSTEAD = "send it with Content-Type: application/octet-stream"
 
 
 class FileContent(NamedTuple):
@@ -59,7 +63,7 @@ class FileContent(NamedTuple):
     Attributes:
         content: UTF-8 text with U+FFFD for what is none, or base64.
         encoding: `utf-8` or `base64`.
-        version: as `file_version` tells it; empty for a pseudo file, whose size is always 0.
+        version: as `file_version` tells it; empty where the kernel makes the content up.
     """
 
     path: str
@@ -82,7 +86,7 @@ class Files:
         threads: where blocking work runs, and as whom.
         paths: what clients' paths mean.
         fsync: whether every write waits for the disk.
-        max_content_bytes: the most that `read` returns of one file.
+        max_content_bytes: the most that `read` returns and `write` takes of one file.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Files:
 
         Raises:
             NotFoundError: there is nothing.
+            ForbiddenError: a directory on the way is closed to the workload user.
             TooLargeError: the content is over the limit.
             FailedError: no regular file, or the system refused.
         """
@@ -138,6 +143,7 @@ class Files:
 
         Raises:
             NotFoundError: there is nothing.
+            ForbiddenError: a directory on the way is closed to the workload user.
             FailedError: no regular file, or the system refused.
         """
         opening = asyncio.ensure_future(self._threads.run(self._open, location))
@@ -166,9 +172,12 @@ class Files:
             condition: what must hold of the file.
 
         Raises:
+            TooLargeError: the content is over the limit.
             FailedError: `error writing file: …`; what was there is still there.
             PreconditionError: the condition does not hold.
         """
+        if len(data) > (limit := self._max_content_bytes):
+            raise _too_large(location.absolute, f"{len(data)} bytes are", limit, _SEND_INSTEAD)
         with attempt("error writing file"):
             refuse_reserved(location)
             return await self._threads.run(
@@ -219,7 +228,7 @@ class Files:
         with attempt("error creating directory"):
             refuse_reserved(location)
             await self._threads.run(
-                _make_directory,
+                make_directory,
                 location.absolute,
                 DEFAULT_DIRECTORY_MODE if mode is None else mode,
                 condition,
@@ -282,7 +291,7 @@ class Files:
     def _read(
         self, location: Location, encoding: str, page: Page | None
     ) -> FileContent | Directory:
-        status = follow_status(location)
+        status = read_status(location)
         if stat.S_ISDIR(status.st_mode):
             return self._list(location, page)
         with attempt("error reading file"):
@@ -295,7 +304,7 @@ class Files:
         self._local.learn(location.parent)
         return self._content(location, status, data, encoding)
 
-    def _read_all(self, fd: int, path: str, size: int) -> bytes:
+    def _read_all(self, fd: int, path: str, size: int = 0) -> bytes:
         limit = self._max_content_bytes
         if size > limit:
             raise _too_large(path, f"{size} bytes are", limit)
@@ -311,7 +320,7 @@ class Files:
     ) -> FileContent:
         self._owners.refresh()
         info = describe(location.shown, location.name, status, self._owners)
-        version = "" if data and not status.st_size else file_version(status)
+        version = "" if data and is_made_up(status) else file_version(status)
         return FileContent(*info, decode_content(data, encoding), encoding, version)
 
     def _list(self, location: Location, page: Page | None) -> Directory:
@@ -326,7 +335,7 @@ class Files:
 
     def _open(self, location: Location) -> OpenedFile | None:
         path = location.absolute
-        status = follow_status(location)
+        status = read_status(location)
         if stat.S_ISDIR(status.st_mode):
             with attempt("error listing directory"), operation("open", path):
                 os.close(os.open(path, READ_FLAGS | os.O_DIRECTORY))
@@ -335,9 +344,9 @@ class Files:
             fd, status = open_regular(path, status)
             file = io.FileIO(fd, "rb")
             content = None
-            if status.st_size == 0:  # empty, or a pseudo file as in /proc, whose size is not known
+            if is_made_up(status):
                 with operation("read", path):
-                    content = self._read_all(fd, path, 0) or None
+                    content = self._read_all(fd, path) or None
         return OpenedFile(location.name, file, status, content)
 
     def _delete(
@@ -361,15 +370,6 @@ class Files:
         return True
 
 
-def _make_directory(path: str, mode: int, condition: Condition) -> None:
-    with operation("mkdir", path):
-        condition.check(target_status(path))
-        make_directories(os.path.dirname(path), mode)
-        with PATH_LOCKS.hold(path):
-            condition.check(target_status(path))
-            make_directories(path, mode)
-
-
 def decode_content(data: bytes, encoding: str) -> str:
     """Content as text: base64, or UTF-8 in which U+FFFD stands for what is none."""
     if encoding == "base64":
@@ -377,10 +377,9 @@ def decode_content(data: bytes, encoding: str) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _too_large(path: str, what: str, limit: int) -> TooLargeError:
+def _too_large(path: str, what: str, limit: int, instead: str = _READ_INSTEAD) -> TooLargeError:
     return TooLargeError(
-        f"{printable(path)}: {what} over the limit of {limit} bytes for JSON; "
-        "read it with Accept: application/octet-stream"
+        f"{printable(path)}: {what} over the limit of {limit} bytes for JSON; {instead}"
     )
 
 

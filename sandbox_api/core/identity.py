@@ -90,15 +90,16 @@ class FileThreads:
 
     Args:
         identity: the workload user, or None for the daemon's own.
+        count: how many threads.
 
     Attributes:
         closing: set when the daemon stops: what may run for long looks at it and ends.
     """
 
-    def __init__(self, identity: Identity | None) -> None:
+    def __init__(self, identity: Identity | None, count: int = FILE_THREADS) -> None:
         self.identity = identity
         self.closing = False
-        self._pool = ThreadPoolExecutor(FILE_THREADS, "files", initializer=self._take_identity)
+        self._pool = ThreadPoolExecutor(count, "files", initializer=self._take_identity)
 
     def _take_identity(self) -> None:
         if self.identity is not None:

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -19,10 +18,8 @@ FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FICLONE = 0x40049409
 F_SETPIPE_SZ = 1031
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-PIDFD_INFO_EXIT = 1 << 3
-PIDFD_INFO_BYTES = 64
-PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}
 _SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
@@ -151,8 +148,43 @@ def clone_file(source: int, target: int) -> bool:
 def erase_environment(name: bytes) -> None:
     """Overwrite one variable's value in the block that /proc/self/environ shows.
 
-    The kernel tells where that block lies (proc_pid_stat(5), fields 50 and 51). The variable must
-    have been removed from the environment before: the text that this overwrites is in use else.
+    The kernel tells where that block lies. The variable must have been removed from the environment
+    before: the text that this overwrites is in use else.
+
+    Raises:
+        OSError: /proc is not there.
+        ValueError: the kernel does not tell.
+    """
+    start, end = _own_block(50)
+    block = ctypes.string_at(start, end - start)
+    offset = 0
+    for entry in block.split(b"\0"):
+        if entry.startswith(name + b"="):
+            ctypes.memset(start + offset, 0, len(entry))
+        offset += len(entry) + 1
+
+
+def rename_process(name: bytes) -> None:
+    """What ps(1) shows of this process, a forked one: its name, and instead of its command line.
+
+    Args:
+        name: 15 bytes at most, no NUL byte.
+
+    Raises:
+        OSError: /proc is not there, or a filter.
+        ValueError: the kernel does not tell where the command line lies.
+    """
+    if _quick_calls().prctl(PR_SET_NAME, ctypes.c_char_p(name), *map(ctypes.c_ulong, (0, 0, 0))):
+        _raise_errno("prctl")
+    start, end = _own_block(48)
+    if len(name) < end - start:
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, name, len(name))
+
+
+def _own_block(field: int) -> tuple[int, int]:
+    """Begin and end of a part of our memory, as two fields of /proc/self/stat tell
+    (proc_pid_stat(5)).
 
     Raises:
         OSError: /proc is not there.
@@ -160,15 +192,10 @@ def erase_environment(name: bytes) -> None:
     """
     stat = Path("/proc/self/stat").read_bytes()
     fields = stat[stat.rindex(b")") + 2 :].split()  # from field 3 on: the name may hold anything
-    start, end = int(fields[50 - 3]), int(fields[51 - 3])
+    start, end = int(fields[field - 3]), int(fields[field - 2])
     if not 0 < start < end:
-        raise ValueError("the kernel hides where the environment lies")
-    block = ctypes.string_at(start, end - start)
-    offset = 0
-    for entry in block.split(b"\0"):
-        if entry.startswith(name + b"="):
-            ctypes.memset(start + offset, 0, len(entry))
-        offset += len(entry) + 1
+        raise ValueError("the kernel hides where our memory lies")
+    return start, end
 
 
 def first_data(fd: int) -> int:
@@ -198,25 +225,3 @@ def next_hole(fd: int, offset: int) -> int:
         return os.lseek(fd, offset, os.SEEK_HOLE)
     except OSError:
         return os.fstat(fd).st_size
-
-
-def pidfd_exit_status(pidfd: int) -> int | None:
-    """The wait status of a process that has been reaped by whoever was its parent.
-
-    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 (include/uapi/linux/pidfd.h).
-
-    Args:
-        pidfd: opened while the process lived.
-
-    Returns:
-        None where the kernel cannot tell, or not yet.
-    """
-    info = bytearray(PIDFD_INFO_BYTES)
-    struct.pack_into("=Q", info, 0, PIDFD_INFO_EXIT)
-    try:
-        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
-    except OSError:
-        return None
-    (mask,) = struct.unpack_from("=Q", info, 0)
-    (status,) = struct.unpack_from("=i", info, PIDFD_INFO_BYTES - 4)
-    return int(status) if mask & PIDFD_INFO_EXIT else None

@@ -7,9 +7,10 @@ event loop. What is known is forgotten after a second, for something may be moun
 import os
 from time import monotonic
 
+from sandbox_api.core.mounts import mounts
+
 MAX_DIRECTORIES = 4096
 
-_MOUNTS = "/proc/self/mountinfo"
 _LOCAL_TYPES = frozenset(
     {"btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay"}
     | {"ramfs", "rootfs", "squashfs", "tmpfs", "xfs"}
@@ -48,21 +49,7 @@ class LocalDirectories:
     def _local_devices(self) -> frozenset[int]:
         now = monotonic()
         if now > self._devices_until:
-            self._devices = _read_local_devices()
+            local = (mount.device for mount in mounts() if mount.kind in _LOCAL_TYPES)
+            self._devices = frozenset(local)
             self._devices_until = now + self._memory_s
         return self._devices
-
-
-def _read_local_devices() -> frozenset[int]:
-    """Device numbers of local mounts (proc_pid_mountinfo(5)); none where /proc is missing."""
-    devices = set()
-    try:
-        with open(_MOUNTS, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                fields, _, rest = line.partition(" - ")
-                if rest.partition(" ")[0] in _LOCAL_TYPES:
-                    major, _, minor = fields.split(" ", 3)[2].partition(":")
-                    devices.add(os.makedev(int(major), int(minor)))
-    except OSError:
-        return frozenset()
-    return frozenset(devices)

@@ -24,25 +24,40 @@ class PathLocks:
         self._entries: dict[Key, _Entry] = {}
 
     @contextmanager
-    def hold(self, path: str) -> Iterator[None]:
-        """Hold the lock of a path, however its directory is spelled; blocks.
+    def hold(self, *paths: str) -> Iterator[None]:
+        """Hold the locks of paths, however their directories are spelled; blocks.
 
         Args:
-            path: absolute, no link itself.
+            paths: absolute, no links themselves.
 
         Raises:
-            OSError: its directory cannot be reached.
+            OSError: a directory cannot be reached.
         """
-        directory = os.stat(os.path.dirname(path))
-        key = directory.st_dev, directory.st_ino, os.path.basename(path)
+        keys = sorted(set(map(_key, paths)))  # in one order: nobody waits in a circle
+        for key in keys:
+            self._acquire(key)
+        try:
+            yield
+        finally:
+            for key in keys:
+                self._release(key)
+
+    def _acquire(self, key: Key) -> None:
         with self._guard:
             entry = self._entries.setdefault(key, _Entry())
             entry.users += 1
-        try:
-            with entry.lock:
-                yield
-        finally:
-            with self._guard:
-                entry.users -= 1
-                if not entry.users:
-                    del self._entries[key]
+        entry.lock.acquire()
+
+    def _release(self, key: Key) -> None:
+        with self._guard:
+            entry = self._entries[key]
+            entry.lock.release()
+            entry.users -= 1
+            if not entry.users:
+                del self._entries[key]
+
+
+def _key(path: str) -> Key:
+    directory, name = os.path.split(path)
+    status = os.stat(directory)
+    return status.st_dev, status.st_ino, name

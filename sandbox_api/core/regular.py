@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sandbox_api.core.paths import Location, printable
 from sandbox_api.core.refusals import operation, refusal
-from sandbox_api.errors import NotFoundError
+from sandbox_api.errors import FailedError, ForbiddenError, NotFoundError
 
 # A fifo or a device must not make an open wait, nor a terminal become ours.
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -28,13 +28,31 @@ class OpenedFile:
         name: base name.
         file: unbuffered, at its beginning.
         status: of the open file.
-        content: the bytes of a pseudo file, whose size is always 0; else None.
+        content: what the kernel made up, as in /proc, where the size says nothing; else None.
     """
 
     name: str
     file: io.FileIO
     status: os.stat_result
     content: bytes | None
+
+
+def read_status(location: Location) -> os.stat_result:
+    """The status of what a path leads to, for who wants to read it.
+
+    Raises:
+        NotFoundError: there is nothing, or a file where a directory should be.
+        ForbiddenError: a directory on the way is closed to the workload user.
+        FailedError: the system refused otherwise.
+    """
+    try:
+        return follow_status(location)
+    except FailedError as exc:
+        if isinstance(exc.__cause__, NotADirectoryError):
+            raise NotFoundError(exc.message) from exc
+        if isinstance(exc.__cause__, PermissionError):
+            raise ForbiddenError(exc.message) from exc
+        raise
 
 
 def follow_status(location: Location) -> os.stat_result:

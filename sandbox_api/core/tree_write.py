@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 from sandbox_api.core.atomic import make_directories, write_file
 from sandbox_api.core.below import Below, refuse_file, relative_name
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
+from sandbox_api.core.directories import make_directory
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE
 from sandbox_api.core.refusals import attempt
 from sandbox_api.errors import FailedError, SandboxError, UnavailableError
@@ -22,12 +24,21 @@ class TreeWrite:
         root: absolute.
         files: content by key; None is an empty file.
         sync: whether to wait for the disk.
+        condition: what must hold of the root.
     """
 
-    def __init__(self, root: str, files: Mapping[str, str | None], *, sync: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        files: Mapping[str, str | None],
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
+    ) -> None:
         self._below = Below(root)
         self._files = files
         self._sync = sync
+        self._condition = condition
         self._made: set[str] = set()
 
     def run(self, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -40,12 +51,13 @@ class TreeWrite:
             FailedError: the fields `written` and `failed` name the keys of what was written and of
                 what was not; nothing is written when a key is not possible.
             UnavailableError: the same, when it was stopped or the system is short of something.
+            PreconditionError: the condition does not hold; nothing is written.
         """
         with attempt("error creating root directory"):
             refuse_file(self._below.root)
         targets = self._check()
         with attempt("error creating root directory"):
-            make_directories(self._below.root, DEFAULT_DIRECTORY_MODE)
+            make_directory(self._below.root, DEFAULT_DIRECTORY_MODE, self._condition)
         written: list[str] = []
         key = ""
         try:

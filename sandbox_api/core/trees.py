@@ -1,5 +1,6 @@
 """Directories with all that is below them: read, written and deleted in one request."""
 
+import asyncio
 import os
 import stat
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.directories import (
     Directory,
     Page,
@@ -26,6 +28,7 @@ from sandbox_api.core.regular import READ_FLAGS, follow_status
 from sandbox_api.core.tree_write import TreeWrite
 from sandbox_api.core.walk import Walk, WalkScope, is_directory
 from sandbox_api.errors import (
+    DeadlineError,
     FailedError,
     InvalidError,
     NotFoundError,
@@ -36,6 +39,7 @@ from sandbox_api.errors import (
 DEFAULT_MAX_FILES = 10_000
 DEFAULT_MAX_BYTES = 32 << 20
 MOST_FILES = 100_000
+READ_DEADLINE_S = 60.0
 
 NO_DIRECTORY = "path is not a directory"
 NOT_DELETED = "error deleting directory"
@@ -52,6 +56,7 @@ class TreeQuery:
         scope: which directories and names are left out.
         max_files: the most files, and the most directories, at least 0.
         max_bytes: the most bytes of content, at least 0.
+        deadline_s: seconds that it may take; a file system may not answer at all.
     """
 
     content: bool = False
@@ -60,6 +65,7 @@ class TreeQuery:
     scope: WalkScope = field(default_factory=WalkScope)
     max_files: int = DEFAULT_MAX_FILES
     max_bytes: int = DEFAULT_MAX_BYTES
+    deadline_s: float = READ_DEADLINE_S
 
 
 class TreeFile(NamedTuple):
@@ -140,15 +146,28 @@ class Trees:
             NotFoundError: there is nothing.
             InvalidError: it is no directory.
             FailedError: there is more than the query allows, or the directory cannot be read.
+            DeadlineError: it takes too long.
         """
         stopped = threading.Event()
         try:
-            return await self._threads.run(self._read, location, query, stopped)
+            async with asyncio.timeout(query.deadline_s):
+                return await self._threads.run(self._read, location, query, stopped)
+        except TimeoutError:
+            raise DeadlineError(
+                f"error getting file system tree: it takes over {query.deadline_s:g} s; narrow it "
+                "by patterns, excludeDirs or excludeHidden, or get the directory with "
+                "Accept: application/x-tar"
+            ) from None
         finally:
-            stopped.set()  # a client that left wants no more of it
+            stopped.set()  # nobody wants any more of it
 
     async def write(
-        self, location: Location, files: Mapping[str, str | None], *, sync: bool = False
+        self,
+        location: Location,
+        files: Mapping[str, str | None],
+        *,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> Directory:
         """Write many files below a directory, which is made, and list it.
 
@@ -156,15 +175,24 @@ class Trees:
             location: the directory.
             files: content by path relative to it; None is an empty file.
             sync: whether to wait for the disk.
+            condition: what must hold of the directory, which has no version.
 
         Raises:
             FailedError: as in `TreeWrite.run`.
+            PreconditionError: the condition does not hold.
         """
         refuse_reserved(location)
-        return await self._threads.run(self._write, location, files, sync or self._fsync)
+        return await self._threads.run(
+            self._write, location, files, sync=sync or self._fsync, condition=condition
+        )
 
     async def delete(
-        self, location: Location, *, recursive: bool = False, force: bool = False
+        self,
+        location: Location,
+        *,
+        recursive: bool = False,
+        force: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> None:
         """Delete a directory, or a link to one (never its target); arguments as in `Files.delete`.
 
@@ -173,15 +201,23 @@ class Trees:
             FailedError: it is no directory, or as in `Files.delete`.
         """
         await self._threads.run(_require_directory_to_delete, location)
-        await self._files.delete(location, recursive=recursive, force=force)
+        await self._files.delete(location, recursive=recursive, force=force, condition=condition)
 
     def _list(self, location: Location, page: Page | None) -> Directory:
         _require_directory(location)
         with attempt("error getting file system tree"):
             return list_directory(location.absolute, location.shown, self._owners, page)
 
-    def _write(self, location: Location, files: Mapping[str, str | None], sync: bool) -> Directory:
-        TreeWrite(location.absolute, files, sync=sync).run(lambda: self._threads.closing)
+    def _write(
+        self,
+        location: Location,
+        files: Mapping[str, str | None],
+        *,
+        sync: bool,
+        condition: Condition,
+    ) -> Directory:
+        write = TreeWrite(location.absolute, files, sync=sync, condition=condition)
+        write.run(lambda: self._threads.closing)
         return self._list(location, None)
 
     def _read(self, location: Location, query: TreeQuery, stopped: threading.Event) -> Tree:
@@ -196,6 +232,8 @@ class Trees:
             operation("open", location.absolute),
         ):
             for entry in walk:
+                if stopped.is_set():
+                    break
                 reading.take(entry)
         if self._threads.closing:
             raise UnavailableError("the daemon stops")
@@ -229,7 +267,7 @@ class _Reading:
         if is_directory(entry):
             self._subdirectories.append(describe_subdirectory(path, entry.name))
             self._refuse_more(len(self._subdirectories), MOST_FILES, "directories")
-        elif self._fits is None or self._fits.fullmatch(entry.name):
+        elif self._fits is None or self._fits.fit(entry.name, entry.path[self._cut :]):
             try:
                 self._files.append(self._file(entry, path))
             except FileNotFoundError:

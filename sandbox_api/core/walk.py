@@ -5,13 +5,29 @@ Everything here blocks: run it on file threads.
 
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from typing import Final
 
+from sandbox_api.core.ignores import Ignores, ignores_above, ignores_of
+from sandbox_api.core.mounts import kernel_mounts_below
 from sandbox_api.core.paths import RESERVED_PREFIX
+
+SEARCH_EXCLUDES: Final = frozenset(
+    {"node_modules", "vendor", ".git", "dist", "build", "target", "__pycache__"}
+    | {".venv", ".next", "coverage"}
+)
+"""Directories that searches leave out unless they are told others (spec/filesystem.md 9)."""
 
 _RUN = 4096  # entries that are sorted at once: a longer sort would hold up the event loop
 _CHECK_EVERY = 1024  # entries of one directory between two looks whether to stop
+
+_name = attrgetter("name")
+
+Run = tuple[bool, list[os.DirEntry[str]]]
+"""Some entries, and whether they are directories: then it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +37,30 @@ class WalkScope:
     Attributes:
         exclude_directories: base names of directories that are neither shown nor entered.
         exclude_hidden: whether names that begin with a dot are left out.
+        gitignore: whether what `.gitignore` files name is left out, and `.git`. They count from
+            the root of the repository on, in which the start lies.
     """
 
     exclude_directories: frozenset[str] = frozenset()
     exclude_hidden: bool = False
+    gitignore: bool = False
 
 
 class Walk:
     """One walk, depth first and bytewise by name; iterate over it once.
 
     A directory is shown before what is in it. Links are shown and never followed, names of ours are
-    not shown. A directory that cannot be read is shown and not entered.
+    not shown. A directory that cannot be read is shown and not entered; nor is one on which a file
+    system of the kernel is mounted, such as /proc in a walk over `/`: who wants it begins there.
 
     Args:
         root: absolute; where to begin. It is not shown.
         scope: what is left out.
         stopped: asked now and then whether to end early.
+        ordered: whether the order matters; without it, it is that of the file system, and faster.
 
     Attributes:
+        stopped: as it was given.
         unreadable: how many directories could not be read so far.
     """
 
@@ -47,11 +69,16 @@ class Walk:
         root: str,
         scope: WalkScope | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        ordered: bool = True,
     ) -> None:
         self.unreadable = 0
         self._root = root
         self._scope = scope or WalkScope()
-        self._stopped = stopped
+        self.stopped = stopped
+        self._ordered = ordered
+        self._closed: Container[str] = ()
+        self._ignores = [ignores_above(root) if self._scope.gitignore else None]
 
     def __iter__(self) -> Iterator[os.DirEntry[str]]:
         """The entries.
@@ -59,40 +86,92 @@ class Walk:
         Raises:
             OSError: the root cannot be read.
         """
-        levels = [self._read(self._root)]
+        for _, entries in self.runs():
+            yield from entries
+
+    def runs(self) -> Iterator[Run]:
+        """The entries in runs: one directory, or what is none and stands side by side.
+
+        Raises:
+            OSError: the root cannot be read.
+        """
+        levels = [_runs(self._read(self._root))]
+        self._closed = kernel_mounts_below(self._root)
         while levels:
-            if self._stopped():
+            if self.stopped():
                 return
-            for entry in levels[-1]:
-                yield entry
-                if is_directory(entry):
-                    levels.append(self._read_below(entry.path))
+            for run in levels[-1]:
+                yield run
+                if run[0]:
+                    levels.append(_runs(self._read_below(run[1][0].path)))
                     break
             else:
                 levels.pop()
+                self._ignores.pop()
 
     def _read_below(self, path: str) -> Iterator[os.DirEntry[str]]:
-        try:
-            return self._read(path)
-        except OSError:
-            self.unreadable += 1
-            return iter(())
+        if path not in self._closed:
+            try:
+                return self._read(path)
+            except OSError:
+                self.unreadable += 1
+        self._ignores.append(None)
+        return iter(())
 
     def _read(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """What is shown of a directory, in order; the rules that hold in it become the last."""
+        ignores = ignores_of(path, self._ignores[-1]) if self._scope.gitignore else None
         entries: list[os.DirEntry[str]] = []
         with os.scandir(path) as scan:
-            for entry in scan:
-                if self._shows(entry):
-                    entries.append(entry)
-                    if len(entries) % _CHECK_EVERY == 0 and self._stopped():
-                        break
-        return by_name(entries)
+            while some := list(islice(scan, _CHECK_EVERY)):
+                entries += self._shown(some, ignores)
+                if len(some) == _CHECK_EVERY and self.stopped():
+                    break
+        self._ignores.append(ignores)
+        return by_name(entries) if self._ordered else iter(entries)
 
-    def _shows(self, entry: os.DirEntry[str]) -> bool:
-        name = entry.name
-        if name[0] == ".":
-            return not self._scope.exclude_hidden and not name.startswith(RESERVED_PREFIX)
-        return name not in self._scope.exclude_directories or not is_directory(entry)
+    def _shown(
+        self, entries: list[os.DirEntry[str]], ignores: Ignores | None
+    ) -> list[os.DirEntry[str]]:
+        """Which of some entries are shown. Most often all: that is seen without a look at each."""
+        names = [entry.name for entry in entries]
+        begins = "/" + "/".join(names)
+        hidden = "/." if self._scope.exclude_hidden else f"/{RESERVED_PREFIX}"
+        if hidden in begins:
+            entries = [entry for entry in entries if not entry.name.startswith(hidden[1:])]
+        excluded = self._scope.exclude_directories
+        if not excluded.isdisjoint(names):
+            entries = [e for e in entries if e.name not in excluded or not is_directory(e)]
+        if self._scope.gitignore:
+            entries = [entry for entry in entries if not _is_ignored(entry, ignores)]
+        return entries
+
+
+def _runs(entries: Iterator[os.DirEntry[str]]) -> Iterator[Run]:
+    """The runs of one directory, in order."""
+    while some := list(islice(entries, _RUN)):
+        begin = 0
+        for place in _directories(some):
+            if begin < place:
+                yield False, some[begin:place]
+            yield True, [some[place]]
+            begin = place + 1
+        if begin < len(some):
+            yield False, some[begin:]
+
+
+def _directories(entries: list[os.DirEntry[str]]) -> list[int]:
+    """The places of the directories among some entries."""
+    try:
+        return [n for n, entry in enumerate(entries) if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # of some entry the system does not tell
+        return [n for n, entry in enumerate(entries) if is_directory(entry)]
+
+
+def _is_ignored(entry: os.DirEntry[str], ignores: Ignores | None) -> bool:
+    if entry.name == ".git":
+        return True
+    return ignores is not None and ignores.ignore(entry.path, entry.name, is_directory(entry))
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
@@ -110,14 +189,18 @@ def by_name(entries: list[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         entries: emptied. Whoever iterates frees each as it goes: to sort or to free all of a large
             directory at once would hold up the event loop.
     """
+    # characters and their bytes in UTF-8 have one order; what is no UTF-8 has another
+    key = _name if "".join(map(_name, entries)).isascii() else name_bytes
+    if len(entries) <= _RUN:
+        ordered = sorted(entries, key=key)
+        entries.clear()
+        return iter(ordered)
     runs = [
-        sorted(entries[start : start + _RUN], key=name_bytes, reverse=True)
+        sorted(entries[start : start + _RUN], key=key, reverse=True)
         for start in range(0, len(entries), _RUN)
     ]
     entries.clear()
-    if len(runs) == 1:
-        return _drain(runs[0])
-    return heapq.merge(*map(_drain, runs), key=name_bytes)
+    return heapq.merge(*map(_drain, runs), key=key)
 
 
 def _drain(entries: list[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:

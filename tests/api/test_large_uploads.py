@@ -15,6 +15,7 @@ import pytest
 
 MIB = 1 << 20
 PART_MIB = 32
+LARGE = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes, on a busy disk
 BLOCK = os.urandom(MIB)
 
 
@@ -104,7 +105,8 @@ def send_raw(port: int, path: Path, size_mib: int) -> None:
     [
         (send_parts, 256),
         (send_raw, 256),
-        pytest.param(send_parts, 10_240, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(send_parts, 10_240, marks=LARGE),
+        pytest.param(send_raw, 10_240, marks=LARGE),
     ],
 )
 def test_g21_uploads_in_constant_memory(

@@ -12,6 +12,13 @@ from sandbox_api.core.identity import FileThreads, Identity
 
 NOBODY = Identity(65534, 65534, (65534,), "nobody", "/")
 
+# what the kernel makes up: /proc tells 0 as its size, /sys a page
+MADE_UP = [
+    (str(path), path.read_bytes())
+    for path in (Path("/proc/sys/kernel/ostype"), Path("/sys/class/net/lo/mtu"))
+    if path.exists()
+]
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:

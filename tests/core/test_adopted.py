@@ -9,6 +9,7 @@ import pytest
 
 from sandbox_api.core.adopted import AdoptedFile
 from sandbox_api.errors import FailedError
+from tests.core.conftest import let_others_in
 
 DATA = b"x" * 300_000
 
@@ -94,8 +95,7 @@ def test_an_owner_without_rights(
     tmp_path: Path, source: Path, as_nobody: Callable[..., object]
 ) -> None:
     """The kernel decides, for the user who asks."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o711)
+    let_others_in(tmp_path)
     (tmp_path / "t").write_bytes(b"old")
     fd = os.open(source, os.O_RDWR)
     file = AdoptedFile(str(tmp_path / "t"), str(source), fd)

@@ -189,6 +189,20 @@ def test_read_only_file_is_not_replaced(tmp_path: Path, as_nobody: Callable[...,
     assert target.read_bytes() == OLD
 
 
+def test_a_file_that_vanishes_while_it_is_written_is_a_new_one(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deletes it between two looks: that is no error of the writer."""
+
+    def vanish(*_: object, **__: object) -> bool:
+        target.unlink()
+        return False
+
+    monkeypatch.setattr(os, "access", vanish)
+    write_file(str(target), NEW, mode=0o600)
+    assert (target.read_bytes(), mode_of(target)) == (NEW, 0o600)
+
+
 def _let_in(path: Path) -> None:
     """Let other users pass through the directories of pytest."""
     for parent in (path, *path.parents):
@@ -238,6 +252,18 @@ def test_proc_file_is_written_in_place() -> None:
     write_file(path, b"renamed")
     assert Path(path).read_bytes() == b"renamed\n"
     write_file(path, before)
+
+
+def test_sys_file_is_written_in_place() -> None:
+    """/sys takes none either; the same value again changes nothing."""
+    path = Path("/sys/kernel/mm/ksm/sleep_millisecs")
+    if not os.access(path, os.W_OK):
+        pytest.skip(f"{path} cannot be written here")
+    before = path.read_bytes()
+    write_file(str(path), before)
+    assert path.read_bytes() == before
+    with pytest.raises(FailedError, match=f"^write {path}: invalid argument$"):
+        write_file(str(path), b"no number")
 
 
 @pytest.mark.timeout(10)

@@ -65,7 +65,6 @@ def test_a_root_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "root").symlink_to("real")
     assert Below(str(tmp_path / "root")).target("a") == str(tmp_path / "real" / "a")
     assert Below("/").target("a-name-of-nothing") == "/a-name-of-nothing"
-    assert Below("/").depth("/a/b") == 2
 
 
 def test_what_is_in_the_way(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Copies and moves: placed as cp and mv place them, whole, and never over what must stay."""
 
+import asyncio
 import os
 import socket
 import stat
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.core.atomic import PATH_LOCKS, write_file
+from sandbox_api.core.conditions import Condition, file_version
 from sandbox_api.core.copies import Copies
 from sandbox_api.core.copying import Copying
 from sandbox_api.core.entries import rename_new
@@ -18,10 +21,11 @@ from sandbox_api.errors import (
     ConflictError,
     FailedError,
     NotFoundError,
+    PreconditionError,
     SandboxError,
     UnavailableError,
 )
-from tests.core.conftest import let_others_in
+from tests.core.conftest import MADE_UP, let_others_in
 
 TIME = (1_000_000_000_000_000_007, 981_173_106_123_456_789)
 TAKEN = {"code": "FILE_ALREADY_EXISTS"}
@@ -352,6 +356,93 @@ async def test_move_across_file_systems(copies: Copies, tmp_path: Path, small_di
     await copies.move("file", str(moved / "sub"), exclusive=True)
     assert (moved / "sub" / "file").read_text() == "F"
     assert not (tmp_path / "file").exists()
+
+
+async def test_move_across_of_what_changes_meanwhile(
+    copies: Copies, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wrote the source during the copy finds it, for that edit was not moved."""
+    source = tmp_path / "a"
+    source.write_text("old")
+    run = Copying.run
+
+    def run_and_edit(copying: Copying, *paths: str) -> None:
+        run(copying, *paths)
+        write_file(str(source), b"edit")
+
+    monkeypatch.setattr(Copying, "run", run_and_edit)
+    with pytest.raises(FailedError, match="it was changed while it was moved"):
+        await copies.move("a", str(small_disk / "b"))
+    assert source.read_text() == "edit"
+    assert (small_disk / "b").read_text() == "old"
+
+
+@pytest.mark.parametrize(("source", "content"), MADE_UP)
+async def test_copy_of_what_the_kernel_makes_up(
+    copies: Copies, tmp_path: Path, source: str, content: bytes
+) -> None:
+    """Its size says nothing."""
+    await copies.copy(source, "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+@pytest.mark.parametrize("held", ["a", "d/a", "link"])
+async def test_moves_and_links_wait_for_writers_with_a_condition(
+    copies: Copies, tmp_path: Path, held: str
+) -> None:
+    """Between the look at a file and its replacement nobody takes it away or puts another there."""
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "d").mkdir()
+    with PATH_LOCKS.hold(str(tmp_path / held)):
+        work = copies.copy("b", "link") if held == "link" else copies.move("a", "d")
+        waiting = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        assert (tmp_path / "a").exists()
+        assert os.listdir(tmp_path / "d") == []
+        assert not (tmp_path / "link").exists()
+    await waiting
+
+
+async def test_of_a_writer_and_a_mover_the_edit_is_kept(copies: Copies, tmp_path: Path) -> None:
+    """Either the edit is moved, or its condition does not hold."""
+    source, target = tmp_path / "a", tmp_path / "b"
+    for _ in range(50):
+        status = write_file(str(source), b"old")
+        condition = Condition(match=frozenset({file_version(status)}))
+        write = asyncio.to_thread(write_file, str(source), b"edit", condition=condition)
+        written, _ = await asyncio.gather(write, copies.move("a", "b"), return_exceptions=True)
+        assert isinstance(written, PreconditionError) == (target.read_bytes() == b"old")
+        assert not source.exists()
+        target.unlink()
+
+
+async def test_a_device_or_a_fifo_is_never_replaced(copies: Copies, tmp_path: Path) -> None:
+    """Not by a file, nor by a link: what needs /dev/null would fail from then on."""
+    (tmp_path / "file").write_text("F")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "fifo")
+    targets = [str(tmp_path / "fifo")]
+    if os.geteuid() == 0:  # not the machine's own: it would be gone when this fails
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        targets.append(str(tmp_path / "null"))
+    for target in targets:
+        before = os.lstat(target)
+        for work in (copies.move("file", target), copies.copy("link", target)):
+            with pytest.raises(FailedError, match="is a device or a fifo, which is not replaced"):
+                await work
+        assert os.path.samestat(os.lstat(target), before)
+    assert {"fifo", "file", "link"} <= set(os.listdir(tmp_path))
+
+
+async def test_moves_in_a_circle(copies: Copies, tmp_path: Path) -> None:
+    """Two that go opposite ways do not wait for each other without end."""
+    for number in range(50):
+        (tmp_path / "a").write_text(str(number))
+        moves = (copies.move("a", "b"), copies.move("b", "a"))
+        await asyncio.wait_for(asyncio.gather(*moves, return_exceptions=True), 10)
+    assert PATH_LOCKS._entries == {}
 
 
 async def test_move_across_onto_what_cannot_be_replaced(

@@ -23,6 +23,8 @@ from sandbox_api.core.processes import (
     supervision,
 )
 from sandbox_api.core.processes.host import Host
+from sandbox_api.core.processes.tail import read_tail
+from sandbox_api.core.processes.tree import read_stat
 
 Eventually = Callable[..., Awaitable[object]]
 Open = Callable[..., Awaitable[Processes]]
@@ -299,6 +301,27 @@ async def test_a_run_over_its_time(
     assert (process.exit_code, process.signal) == outcome
     assert (process.status, process.timed_out) == (Status.KILLED, True)
     assert process.restart_count == 0
+
+
+def lives(pid: int) -> bool:
+    """Whether it does; nobody may be there to reap an orphan."""
+    stat = read_stat(pid)
+    return stat is not None and not stat.dead
+
+
+async def test_a_run_over_its_time_with_deaf_children(
+    open_processes: Open, scale: ScaleFile, eventually: Eventually
+) -> None:
+    """Its end is its own; children that ignore SIGTERM are killed after the grace, and delay
+    nothing."""
+    processes = await open_processes(scale, stop_grace_s=3.0)
+    command = "(trap '' TERM; while :; do sleep 0.05; done) & echo $!; exec sleep 60"
+    process = await start(processes, command, keep_alive=False, max_runtime_s=0.3)
+    assert await processes.wait(process, 2)
+    assert (process.status, process.signal) == (Status.KILLED, "SIGTERM")
+    deaf = int((await read_tail(process.output, 100)).stdout)
+    assert lives(deaf)
+    await eventually(lambda: not lives(deaf))
 
 
 async def test_a_run_within_its_time(processes: Processes) -> None:

@@ -70,6 +70,29 @@ def test_resolve_is_clean(path: str) -> None:
     assert PATHS.resolve(absolute).absolute == absolute
 
 
+def walked(path: str) -> str:
+    """Where a shell would be after `cd` to every part of a path, one after the other."""
+    parts = path.split("/")
+    where = [] if path.startswith("/") else ["work", "dir"]
+    if parts[0] == "~":
+        where, parts = ["home", "me"], parts[1:]
+    for part in parts:
+        if part == "..":
+            where = where[:-1]
+        elif part not in {"", "."}:
+            where = [*where, part]
+    return "/" + "/".join(where)
+
+
+@given(st.lists(SEGMENTS, max_size=8).map("/".join))
+def test_resolve_against_a_model(path: str) -> None:
+    """The file is the one that the parts name; what is shown names it too."""
+    location = PATHS.resolve(path)
+    assert location.absolute == walked(path)
+    assert walked(location.shown) == location.absolute
+    assert location.shown.startswith("/") == path.startswith(("/", "~/")) or path == "~"
+
+
 @given(st.binary(min_size=1, max_size=40).filter(lambda b: b"\0" not in b and b"/" not in b))
 def test_any_byte_name_survives(name: bytes) -> None:
     """A name of any bytes means exactly that file, and can be shown."""

@@ -1,4 +1,4 @@
-"""Whole directories while descriptors run out: a clear error, and all works again after that."""
+"""While descriptors or the disk run out: a clear error, and all works again after that."""
 
 import os
 import resource
@@ -15,7 +15,8 @@ from sandbox_api.core.files import Files
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.trees import TreeQuery, Trees
-from sandbox_api.errors import UnavailableError
+from sandbox_api.core.uploads import Resuming, Span
+from sandbox_api.errors import FailedError, UnavailableError
 from tests.core.archives.test_parsing import info, pack
 
 
@@ -69,3 +70,45 @@ async def test_g28_no_more_descriptors(threads: FileThreads, tmp_path: Path) -> 
     for attempt in attempts:
         await attempt()
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c", "t"]
+
+
+async def test_g28_full_disk(threads: FileThreads, small_disk: Path) -> None:
+    """In every way to write: the reason is told, what was there stays, nothing half is left."""
+    paths = PathResolver(str(small_disk), "")
+    files = Files(threads, paths)
+    trees, copies = Trees(threads, files, max_bytes=1000), Copies(threads, paths)
+    resuming = Resuming(threads, threads, None)
+    (small_disk / "a").write_bytes(b"old")
+    (small_disk / "half").write_bytes(bytes(900_000))
+    at, large = paths.resolve("a"), bytes(300_000)
+
+    async def stream() -> None:
+        async with files.writer(at) as writer:
+            await writer.write(large)
+            await writer.commit()
+
+    async def resume() -> None:
+        span = Span(0, len(large), len(large))
+        async with await resuming.begin(at, span) as writer:
+            await writer.write(large)
+            await writer.commit()
+
+    attempts = (
+        lambda: files.write(at, large),
+        stream,
+        resume,
+        lambda: trees.write(paths.resolve("."), {"a": large.decode()}),
+        lambda: copies.copy("half", "a"),
+    )
+    for attempt in attempts:
+        with pytest.raises(FailedError, match="no space left on device"):
+            await attempt()
+        assert (small_disk / "a").read_bytes() == b"old"
+        left = set(os.listdir(small_disk)) - {"a", "half"}
+        assert all(name.startswith(".sandbox-api-partial-") for name in left)  # it can go on
+        for name in left:
+            (small_disk / name).unlink()
+    (small_disk / "half").write_bytes(bytes(20))
+    for attempt in attempts:
+        await attempt()
+    assert (small_disk / "a").read_bytes() == bytes(20)

@@ -15,7 +15,13 @@ from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.tree_write import TreeWrite
 from sandbox_api.core.trees import Tree, TreeQuery, Trees
 from sandbox_api.core.walk import WalkScope
-from sandbox_api.errors import FailedError, InvalidError, NotFoundError, UnavailableError
+from sandbox_api.errors import (
+    DeadlineError,
+    FailedError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from tests.core.conftest import let_others_in
 
 KEYS = st.lists(
@@ -128,6 +134,29 @@ async def test_read_what_is_no_directory(read: Read, tmp_path: Path) -> None:
         await read("a")
     with pytest.raises(FailedError, match="not a directory"):
         await read("a/b")
+
+
+async def test_read_has_a_deadline(read: Read, tmp_path: Path) -> None:
+    """Also where the disk never answers; the text says how to ask for less."""
+    make(tmp_path, a="A")
+    with pytest.raises(DeadlineError, match="over 0 s; narrow it by patterns"):
+        await read(".", deadline_s=0)
+
+
+async def test_g27_read_of_the_whole_machine_ends(read: Read) -> None:
+    """By its limits, in /proc and /sys too, whatever their files do when they are read."""
+    for path, query in (
+        ("/", {"content": True}),
+        ("/", {"max_files": 100, "content": True}),
+        ("/proc/self", {"content": True}),
+        ("/proc/sys", {"content": True}),
+        ("/sys/kernel", {"content": True}),
+    ):
+        (found,) = await asyncio.gather(read(path, **query), return_exceptions=True)
+        if isinstance(found, FailedError):
+            assert "narrow it" in found.message
+        else:
+            assert isinstance(found, Tree)
 
 
 async def test_read_of_a_client_that_left_ends(

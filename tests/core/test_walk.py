@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_api.core import walk as walk_module
 from sandbox_api.core.walk import Walk, WalkScope, by_name
 from tests.core.conftest import let_others_in
 
@@ -64,6 +65,31 @@ def test_walk_counts_what_cannot_be_read(tmp_path: Path, as_nobody: Callable[...
     assert walk.unreadable == 1
     with pytest.raises(PermissionError):
         as_nobody(list, Walk(str(tmp_path / "closed")))
+
+
+def test_walk_leaves_the_kernels_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system such as /proc is shown, and entered only by whoever begins there."""
+    make(tmp_path, "a/x", "b/x", "b/a/y")
+    mounted = {str(tmp_path / "a"), str(tmp_path / "b")}
+    monkeypatch.setattr(walk_module, "kernel_mounts_below", lambda path: mounted - {path})
+    assert [entry.name for entry in Walk(str(tmp_path))] == ["a", "b"]
+    assert [entry.name for entry in Walk(str(tmp_path / "b"))] == ["a", "y", "x"]
+
+
+def test_walk_runs(tmp_path: Path) -> None:
+    """A directory alone, and what is none side by side."""
+    make(tmp_path, "a", "b", "c/x", "d")
+    (tmp_path / "e").mkdir()
+    runs = [(directory, [e.name for e in run]) for directory, run in Walk(str(tmp_path)).runs()]
+    assert runs == [
+        (False, ["a", "b"]),
+        (True, ["c"]),
+        (False, ["x"]),
+        (False, ["d"]),
+        (True, ["e"]),
+    ]
+    names = {entry.name for entry in Walk(str(tmp_path), ordered=False)}
+    assert names == {"a", "b", "c", "x", "d", "e"}
 
 
 def test_walk_can_be_stopped(tmp_path: Path) -> None:

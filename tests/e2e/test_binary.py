@@ -361,6 +361,7 @@ def test_cas_of_the_root_are_trusted(authority: Path, tmp_path: Path, place: str
     assert told == ("ClientConnectorCertificateError" if place == "nowhere" else "200 trusted")
 
 
+@pytest.mark.timeout(900)
 def test_two_hundred_starts_and_stops(tmp_path: Path) -> None:
     """Each is up, answers, and ends with 0."""
     for _ in range(200):

@@ -1,124 +1,22 @@
 """G14: the daemon is killed, and started again; processes, their output and their names go on."""
 
 import http.client
-import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from sandbox_api.core.processes.logfile import pending_bytes
 from sandbox_api.core.processes.tree import read_stat
-from tests.serving import free_port
-
-StartDaemon = Callable[..., SimpleNamespace]
-Json = dict[str, Any]
+from tests.e2e.conftest import ENDS, Json, Sandbox, StartDaemon, eventually, gone, kernel_tells
 
 MIB = 1 << 20
 FLOOD = 100_000
-ENDS = pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-
-
-def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - any
-    """Wait until a check gives something true."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.01)
-    return value
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    stat = read_stat(pid)
-    return stat is None or stat.dead
-
-
-class Sandbox:
-    """One port and one state directory; daemons come and go."""
-
-    def __init__(self, start_daemon: StartDaemon) -> None:
-        self._start_daemon = start_daemon
-        self.port = free_port()
-        self.variables: dict[str, str] = {}
-
-    def start(self) -> None:
-        """Start a daemon."""
-        self.daemon = self._start_daemon("-p", str(self.port), env=self.variables)
-        assert self.daemon.port == self.port
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End the daemon."""
-        self.daemon.process.send_signal(number)
-        assert self.daemon.process.wait(5) == (-9 if number == signal.SIGKILL else 0)
-
-    def restart(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End the daemon and start the next."""
-        self.end(number)
-        self.start()
-
-    @contextmanager
-    def open(
-        self, method: str, path: str, body: object = None
-    ) -> Iterator[http.client.HTTPResponse]:
-        """A request, and its answer as it comes."""
-        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body)
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request(method, path, data)
-            yield connection.getresponse()
-
-    def call(self, method: str, path: str, body: object = None, status: int = 200) -> Any:  # noqa: ANN401 - JSON is any
-        """A request with a JSON answer."""
-        with self.open(method, path, body) as response:
-            text = response.read()
-            assert response.status == status, text
-            return json.loads(text)
-
-    def run(self, command: str, status: int = 200, **request: object) -> Json:
-        """Start a command and do not wait."""
-        reply: Json = self.call("POST", "/process", {"command": command, **request}, status)
-        return reply
-
-    def get(self, name: str) -> Json:
-        """One process."""
-        reply: Json = self.call("GET", f"/process/{name}")
-        return reply
-
-    def wait(self, name: str) -> Json:
-        """One process, when it has ended."""
-        reply: Json = self.call("GET", f"/process/{name}/wait?timeout=20")
-        assert reply["status"] != "running"
-        return reply
-
-    def stream(self, name: str) -> dict[str, list[bytes]]:
-        """The lines of a log stream, to its end, by their prefix."""
-        lines: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-        with self.open("GET", f"/process/{name}/logs/stream") as response:
-            for line in response:
-                kind, _, rest = line.partition(b":")
-                lines[kind.decode()].append(rest)
-        return lines
-
-    def said(self) -> list[str]:
-        """What is in the daemon's log."""
-        return [str(line["msg"]) for line in self.daemon.log()]
-
-
-@pytest.fixture
-def sandbox(start_daemon: StartDaemon) -> Sandbox:
-    """A sandbox whose daemon runs."""
-    one = Sandbox(start_daemon)
-    one.start()
-    return one
 
 
 def numbers(count: int) -> list[bytes]:
@@ -126,30 +24,27 @@ def numbers(count: int) -> list[bytes]:
     return [b"%d\n" % number for number in range(count)]
 
 
-def kernel_tells(process: Json) -> bool:
-    """Whether an adopted process's end is known: older kernels tell its parent only."""
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    assert process["exitKnown"] or release < (6, 15)
-    return bool(process["exitKnown"])
-
-
-def test_g14_a_loop_that_prints_numbers(sandbox: Sandbox) -> None:
+def test_g14_a_loop_that_prints_numbers(sandbox: Sandbox, tmp_path: Path) -> None:
     """Killed twice in the middle: no number is missing, none is there twice, live or later."""
+    stop = tmp_path / "stop"
     sandbox.run(
-        "i=0; while [ $i -lt 500 ]; do echo $i; i=$((i+1)); sleep 0.005; done; exit 3", name="loop"
+        f"i=0; while [ ! -e {stop} ]; do echo $i; i=$((i+1)); sleep 0.005; done; echo $i; exit 3",
+        name="loop",
     )
     for number in (signal.SIGKILL, signal.SIGTERM):
         more = len(sandbox.get("loop")["stdout"]) + 100
         while len(sandbox.get("loop")["stdout"]) < more:
             time.sleep(0.01)
-        assert sandbox.get("loop")["status"] == "running"
         sandbox.restart(number)
     assert sandbox.get("loop")["status"] == "running"
-    live = sandbox.stream("loop")
-    assert live == {"stdout": numbers(500), "stderr": []}
-    assert sandbox.stream("loop") == live
+    with sandbox.open("GET", "/process/loop/logs/stream") as response:
+        begin = [response.readline() for _ in range(80)]
+        stop.touch()
+        live = [line.removeprefix(b"stdout:") for line in [*begin, *response]]
+    assert live == numbers(len(live))
+    assert sandbox.stream("loop") == {"stdout": live, "stderr": []}
     ended = sandbox.wait("loop")
-    assert ended["stdout"] == ended["logs"] == b"".join(numbers(500)).decode()
+    assert ended["stdout"] == ended["logs"] == b"".join(live).decode()
     if kernel_tells(ended):
         assert (ended["status"], ended["exitCode"]) == ("failed", 3)
 
@@ -370,16 +265,23 @@ def test_g14_whatever_was_answered_is_known(sandbox: Sandbox) -> None:
         sandbox.wait(name)
 
 
-def test_g14_stdin_ends_with_the_daemon(sandbox: Sandbox) -> None:
-    """That pipe is the daemon's own: its reader sees the end of file, and who writes is told."""
+@ENDS
+def test_g14_stdin_goes_on(sandbox: Sandbox, end: signal.Signals) -> None:
+    """Its reader notices nothing; the next daemon writes on, and its end is still a client's."""
     sandbox.run("cat; echo ended; exec sleep 600", name="x", stdin=True)
-    sandbox.call("POST", "/process/x/stdin", b"first\n")
-    eventually(lambda: sandbox.get("x")["stdout"] == "first\n")
-    sandbox.restart()
-    eventually(lambda: sandbox.get("x")["stdout"] == "first\nended\n")
+    said = ""
+    for line in ("first\n", "second\n", "third\n"):
+        sandbox.call("POST", "/process/x/stdin", line.encode())
+        said += line
+        eventually(lambda: sandbox.get("x")["stdout"] == said)  # noqa: B023 - it is called here
+        sandbox.restart(end)
+        assert sandbox.get("x")["stdin"] is True
+    sandbox.call("DELETE", "/process/x/stdin")
+    eventually(lambda: sandbox.get("x")["stdout"] == said + "ended\n")
+    sandbox.restart(end)
     assert sandbox.get("x")["stdin"] is False
-    error = sandbox.call("POST", "/process/x/stdin", b"second\n", 409)["error"]
-    assert error == "process x has no open stdin: it was closed when the daemon was restarted"
+    error = sandbox.call("POST", "/process/x/stdin", b"more\n", 409)["error"]
+    assert error == "process x has no open stdin: it was closed"
     sandbox.call("DELETE", "/process/x/stdin")
 
 

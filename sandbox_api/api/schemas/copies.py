@@ -3,13 +3,20 @@
 from pydantic import Field
 
 from sandbox_api.api.schemas.base import WireModel
+from sandbox_api.api.schemas.files import RawPath
 
 
 class CopyRequest(WireModel):
-    """What goes where; `noOverwrite` refuses a destination that exists."""
+    """What goes where; `noOverwrite` refuses a destination that exists.
+
+    A name that is not UTF-8 stands in no JSON, so `rawSource` and `rawDestination` count before the
+    others: a path as it goes into a URL, as listings tell it.
+    """
 
     source: str = Field(min_length=1)
     destination: str = Field(min_length=1)
+    raw_source: str = ""
+    raw_destination: str = ""
     no_overwrite: bool = False
 
 
@@ -20,3 +27,4 @@ class CopyReply(WireModel):
     source: str
     destination: str
     path: str
+    raw_path: RawPath

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from sandbox_api.core.archives.packing import Packing
 from sandbox_api.core.archives.unpacking import Unpacking
-from sandbox_api.core.atomic import make_directories
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
+from sandbox_api.core.directories import make_directory
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.metadata import OwnerNames
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, Location, printable
@@ -83,7 +84,12 @@ class Archives:
 
     @asynccontextmanager
     async def unpack(
-        self, location: Location, *, compressed: bool, sync: bool = False
+        self,
+        location: Location,
+        *,
+        compressed: bool,
+        sync: bool = False,
+        condition: Condition = UNCONDITIONAL,
     ) -> AsyncIterator["Receiver"]:
         """What an archive is fed to, while the context lasts.
 
@@ -91,13 +97,16 @@ class Archives:
             location: a directory, or a path that ends in `/` and is made one.
             compressed: whether it comes compressed by gzip.
             sync: whether to wait for the disk.
+            condition: what must hold of the directory before anything is unpacked: that it is there
+                or that it is not, for it has no version.
 
         Raises:
             FailedError: it is no directory.
+            PreconditionError: the condition does not hold.
         """
         refuse_reserved(location)
         unpacking = await self._threads.run(
-            _begin, location, compressed=compressed, sync=sync or self._fsync
+            _begin, location, condition, compressed=compressed, sync=sync or self._fsync
         )
         receiver = Receiver(self._threads, unpacking)
         try:
@@ -151,14 +160,14 @@ class Receiver:
             await self._feeding
 
 
-def _begin(location: Location, *, compressed: bool, sync: bool) -> Unpacking:
+def _begin(location: Location, condition: Condition, *, compressed: bool, sync: bool) -> Unpacking:
     path = location.absolute
     with attempt("error unpacking archive"):
-        if not os.path.isdir(path):
-            if os.path.lexists(path) or not location.shown.endswith("/"):
-                raise FailedError(
-                    f"{printable(path)} is no directory; end the path with / to make one, or send "
-                    "the archive as application/octet-stream to store it as a file"
-                )
-            make_directories(path, DEFAULT_DIRECTORY_MODE)
+        new = location.shown.endswith("/") and not os.path.lexists(path)
+        if not new and not os.path.isdir(path):
+            raise FailedError(
+                f"{printable(path)} is no directory; end the path with / to make one, or send "
+                "the archive as application/octet-stream to store it as a file"
+            )
+        make_directory(path, DEFAULT_DIRECTORY_MODE, condition)
     return Unpacking(path, compressed=compressed, sync=sync)

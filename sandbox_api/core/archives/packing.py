@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 
 from sandbox_api.core.metadata import OwnerNames
+from sandbox_api.core.mounts import is_made_up, read_made_up
 from sandbox_api.core.regular import READ_FLAGS
 from sandbox_api.core.walk import Walk
 
@@ -36,7 +37,8 @@ class Packing:
     """One archive of what is below a directory, in the order of a walk.
 
     Links are packed as links, a file of several names once. Fifos, sockets and devices are left
-    out, and so is what cannot be read.
+    out, and so is what cannot be read. What the kernel makes up, as in /proc, is packed as it reads
+    now, up to 16 MiB a file.
 
     Args:
         root: absolute; names are relative to it.
@@ -129,19 +131,31 @@ class Packing:
         return info
 
 
-def _open(path: str, info: tarfile.TarInfo) -> io.FileIO:
+def _open(path: str, info: tarfile.TarInfo) -> io.RawIOBase | io.BytesIO:
     """Open a regular file, and note its size."""
-    fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
-    file = io.FileIO(fd, "rb")
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
+    file = io.FileIO(os.open(path, READ_FLAGS | os.O_NOFOLLOW), "rb")
+    try:
+        status = _regular_status(file)
+        info.size = status.st_size
+        if not is_made_up(status):
+            return file
+        content = read_made_up(file.fileno())
+        info.size = len(content)
+    except BaseException:
         file.close()
+        raise
+    file.close()
+    return io.BytesIO(content)
+
+
+def _regular_status(file: io.FileIO) -> os.stat_result:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):  # it was replaced since the look at it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    info.size = status.st_size
-    return file
+    return status
 
 
-def _content(file: io.FileIO, size: int) -> Iterator[bytes]:
+def _content(file: io.RawIOBase | io.BytesIO, size: int) -> Iterator[bytes]:
     """As many bytes as the header says, and what fills the last block.
 
     A file that became longer is cut, one that became shorter is filled up with zeros.

@@ -1,5 +1,9 @@
 """The members of an archive as files below a directory, and nowhere else (G25).
 
+A symlink is what the archive says, wherever it leads: a virtual environment's `bin/python` leads to
+/usr/bin. It harms nobody, since nothing is ever written through one that leads out: each member's
+directory is looked at before it is written. A file takes the place of a link, as with tar(1).
+
 Everything here blocks: run it on file threads.
 """
 
@@ -26,6 +30,7 @@ INFLATED_BYTES = 1 << 20  # at once: what is compressed may be a thousand times 
 
 _PERMISSIONS = 0o777  # set-id bits would be of another owner
 _USABLE = 0o700  # what a directory needs so that it can be filled
+_LINKABLE = frozenset({stat.S_IFREG, stat.S_IFLNK})
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -33,7 +38,8 @@ class Unpacking:
     """One archive, unpacked while it arrives.
 
     Files are whole or not there, with the mode and time that the archive tells; owners are not
-    taken over. What leads out, and what is no file, link or directory, ends it.
+    taken over. A name that leads out, by itself or through a link, ends it, and so does what is no
+    file, link or directory.
 
     Args:
         root: absolute; a directory.
@@ -139,8 +145,8 @@ class Unpacking:
         self._member = None
 
     def _begin_file(self, relative: str) -> None:
-        self._target = self._below.target(relative)
-        self._file = AtomicFile(self._target, sync=self._sync)
+        self._target = self._place(relative)
+        self._file = AtomicFile(self._target, sync=self._sync, follow=False)
         self._file.write(b"")  # what cannot be opened is known before its content comes
 
     def _make_directory(self, relative: str, member: Member) -> None:
@@ -150,22 +156,34 @@ class Unpacking:
             make_directories(path, member.mode & _PERMISSIONS | _USABLE)
 
     def _make_symlink(self, relative: str, member: Member) -> None:
-        parent = self._parent(relative)
-        _refuse_leading_out(member.target, self._below.depth(parent))
-        self._below.inside(os.path.realpath(posixpath.join(parent, member.target)))
-        path = posixpath.join(parent, posixpath.basename(relative))
-        with operation("symlink", path):
-            replace_entry(path, partial(os.symlink, member.target))
-        self._set_time(path, member)
-        self._below.forget()
+        if not member.target or "\0" in member.target:
+            raise FailedError("a link needs a target, which cannot hold a NUL byte")
+        self._put(self._place(relative), partial(os.symlink, member.target))
+        self._set_time(self._target, member)
 
     def _make_hard_link(self, relative: str, member: Member) -> None:
-        source = self._below.target(_member_name(member.target))
-        path = posixpath.join(self._parent(relative), posixpath.basename(relative))
+        source = self._entry(_member_name(member.target))
         with operation("link", source):
-            if not stat.S_ISREG(os.lstat(source).st_mode):
-                raise OSError(errno.EPERM, "is no regular file")
-            replace_entry(path, partial(os.link, source))
+            if stat.S_IFMT(os.lstat(source).st_mode) not in _LINKABLE:
+                raise OSError(errno.EPERM, "is no regular file, so it has one name only")
+        self._put(self._place(relative), partial(os.link, source, follow_symlinks=False))
+
+    def _put(self, path: str, make: Callable[[str], None]) -> None:
+        self._target = path
+        with operation("link", path):
+            replace_entry(path, make)
+        self._below.forget()
+
+    def _place(self, relative: str) -> str:
+        """Where a member goes; its directory is made."""
+        self._parent(relative)
+        return self._entry(relative)
+
+    def _entry(self, relative: str) -> str:
+        """A name in its directory, which lies below the root; what has the name may be a link."""
+        if not relative:
+            raise FailedError("is a directory")
+        return posixpath.join(self._below.parent(relative), posixpath.basename(relative))
 
     def _parent(self, relative: str) -> str:
         parent = self._below.parent(relative)
@@ -186,19 +204,6 @@ def _member_name(name: str) -> str:
     if name.startswith("/") or ".." in name.split("/"):
         raise FailedError("it leads out of the directory")
     return relative_name(name)
-
-
-def _refuse_leading_out(target: str, depth: int) -> None:
-    """Refuse a symlink that could lead out, whatever becomes of what is on its way.
-
-    Args:
-        target: what it leads to.
-        depth: how many directories it lies below the root.
-    """
-    names = [name for name in target.split("/") if name not in {"", "."}]
-    ups = next((count for count, name in enumerate(names) if name != ".."), len(names))
-    if target[:1] in {"", "/"} or ups > depth or ".." in names[ups:]:
-        raise FailedError(f"it is a link that leads out of the directory, to '{printable(target)}'")
 
 
 class _Inflate:

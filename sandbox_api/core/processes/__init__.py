@@ -10,7 +10,9 @@
 | `oom` | which deaths were for memory |
 | `host` | what the engine shares with the rest of the daemon |
 | `storage`, `logfile`, `journal`, `output` | where output is kept: bytes, order, the one reader |
+| `reading`, `budget` | who reads, and what gives way when space gets short |
 | `records`, `restore`, `adoption` | what outlives the daemon, and finding it again |
+| `holder`, `holding` | what stands in pipes when the daemon dies |
 | `stdin`, `readiness` | writing to a process, waiting until it listens |
 | `cursor`, `follower`, `framing` | reading it: pieces, live, as lines |
 | `begin`, `page`, `tail` | where a reader begins; a part of it and the end of it as text |

@@ -8,7 +8,7 @@ as zombies. Otherwise it is said to be unknown, never invented.
 import asyncio
 import os
 
-from sandbox_api.core import linux
+from sandbox_api.core.processes.holding import exit_status
 from sandbox_api.core.processes.reaper import (
     UNKNOWN_EXIT,
     Child,
@@ -110,7 +110,7 @@ class Adoptions:
 
 
 def _exit_of(child: Child, pidfd: int) -> Exit | None:
-    told = linux.pidfd_exit_status(pidfd) if pidfd >= 0 else None
+    told = exit_status(pidfd) if pidfd >= 0 else None
     if told is None:
         told = read_exit_status(child.pid, child.start)
     return None if told is None else exit_of(told)

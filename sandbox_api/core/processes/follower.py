@@ -8,7 +8,8 @@ from typing import Generic, TypeVar, cast
 
 from sandbox_api.core.processes.cursor import NOTHING, READ_BYTES, Cursor, Piece, Place
 from sandbox_api.core.processes.journal import Position
-from sandbox_api.core.processes.output import Output, Reading
+from sandbox_api.core.processes.output import Output
+from sandbox_api.core.processes.reading import Reading
 
 S = TypeVar("S")
 Frame = Callable[[Sequence[Piece], S], tuple[bytes, S]]

@@ -24,12 +24,14 @@ class Host:
         cgroups: the groups of processes; None where none can be made.
         scale: counts the processes that keep the sandbox awake.
         tell: is given each line of output; None where nobody wants them.
+        holds_pipes: whether a process may be forked that holds the pipes when the daemon dies.
     """
 
     reaper: Reaper = field(default_factory=Reaper)
     cgroups: Cgroups | None = None
     scale: ScaleFile = field(default_factory=_no_scale_file)
     tell: Tell | None = None
+    holds_pipes: bool = False
 
 
 @contextmanager
@@ -49,4 +51,4 @@ def open_host(name: str, scale: ScaleFile, tell: Tell | None) -> Iterator[Host]:
         cgroups = Cgroups.open(name, reaper)
         if cgroups is not None:
             stack.callback(cgroups.close)
-        yield Host(reaper=reaper, cgroups=cgroups, scale=scale, tell=tell)
+        yield Host(reaper=reaper, cgroups=cgroups, scale=scale, tell=tell, holds_pipes=True)

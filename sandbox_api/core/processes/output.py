@@ -11,37 +11,23 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 from sandbox_api.core.processes.budget import Budget
+from sandbox_api.core.processes.holder import Holder
 from sandbox_api.core.processes.journal import Journal, Kind, Position
 from sandbox_api.core.processes.logfile import LogFile, has_ended, pending_bytes
+from sandbox_api.core.processes.reading import Reading
 from sandbox_api.core.processes.storage import PipeEnds, Storage
 
 log = logging.getLogger(__name__)
 
 MOVE_BYTES = 1 << 20
 RETRY_S = 1.0
-STALLED_S = 10.0
 MEMORY_MARKS = 1 << 15
 STREAMS = (Kind.STDOUT, Kind.STDERR)
-_PIPE_NAMES = ("stdout.pipe", "stderr.pipe")
 _LOG_NAMES = ("stdout.log", "stderr.log")
-
-
-@dataclass(slots=True, eq=False)
-class Reading:
-    """Somebody who reads.
-
-    Attributes:
-        position: how far a follower has come; None for who reads all at once.
-        behind_since: loop time since which there is more for it that it did not ask for; None when
-            it has all.
-    """
-
-    position: Position | None = None
-    behind_since: float | None = None
+_PIPE_NAMES = ("stdout.pipe", "stderr.pipe")
 
 
 class Output:
@@ -50,6 +36,7 @@ class Output:
     Args:
         storage: where they are kept.
         budget: bounds all output together; None where nothing does.
+        holder: keeps what the pipes hold when the daemon dies; None where nobody does.
         restored: whether they are there already, from a daemon before this one.
         end: where the output of a restored run ended; None for one that still runs.
 
@@ -58,32 +45,22 @@ class Output:
     """
 
     __slots__ = (
-        "_budget",
-        "_counted",
-        "_journal",
-        "_loop",
-        "_pipes",
-        "_readings",
-        "_refused",
-        "_retries",
-        "_storage",
-        "_waiting",
-        "end",
-        "logs",
-        "on_more",
-        "shared",
-    )
+        "_budget", "_counted", "_holder", "_journal", "_loop", "_pipes", "_readings", "_refused",
+        "_retries", "_waiting", "end", "logs", "on_more", "shared", "storage",
+    )  # fmt: skip
 
     def __init__(
         self,
         storage: Storage,
         budget: Budget | None = None,
+        holder: Holder | None = None,
         *,
         restored: bool = False,
         end: Position | None = None,
     ) -> None:
-        self._storage = storage
+        self.storage = storage
         self._budget = budget
+        self._holder = holder if storage.run else None
         self._counted = 0
         self._loop = asyncio.get_running_loop()
         self._pipes: list[PipeEnds | None] = []
@@ -104,18 +81,40 @@ class Output:
             for log_file, name in zip(self.logs, _LOG_NAMES, strict=True):
                 log_file.resume(*storage.extent(name))
         try:
-            for name in _PIPE_NAMES:
-                reopened = storage.reopen_pipe(name) if end is not None else None
-                self._pipes.append(reopened if end is not None else storage.open_pipe(name))
+            self._open_pipes(restored)
         except OSError:
             if not restored:
                 self.discard()
             raise
-        for kind in STREAMS:
-            self._listen(kind)
         if budget is not None:
             self._counted = self.kept_bytes
             budget.add(self)
+
+    def _open_pipes(self, restored: bool) -> None:
+        for kind, name in zip(STREAMS, _PIPE_NAMES, strict=True):
+            ended = self.end is not None
+            pipe = self.storage.reopen_pipe(name) if ended else self.storage.open_pipe(name)
+            self._pipes.append(pipe)
+            if restored and pipe is not None:
+                self._take_rest(kind, _LOG_NAMES[kind])
+        for kind in STREAMS:
+            self._listen(kind)
+        if self._holder is not None and any(self._pipes):
+            self._holder.hold(self.run, self._read_ends)
+
+    def _take_rest(self, kind: Kind, name: str) -> None:
+        """Take what a holder has saved of a pipe while no daemon was there."""
+        for offset, data in self.storage.rests(name):
+            new = data[max(self.logs[kind].size - offset, 0) :]  # a daemon may have died over this
+            if new:
+                self.journal.hold(self.position, kind, time.time_ns())
+                self.logs[kind].append(new)
+        self.storage.forget_rests(name)
+
+    def _read_ends(self) -> dict[Kind, int]:
+        """The pipes that are still open."""
+        pipes = zip(STREAMS, self._pipes, strict=True)
+        return {kind: pipe.read_fd for kind, pipe in pipes if pipe is not None}
 
     @property
     def kept_bytes(self) -> int:
@@ -125,7 +124,7 @@ class Output:
     @property
     def run(self) -> str:
         """The name of the run's directory; empty where it is kept in memory."""
-        return self._storage.run
+        return self.storage.run
 
     @property
     def write_fds(self) -> tuple[int, int]:
@@ -148,7 +147,7 @@ class Output:
     def journal(self) -> Journal:
         """The order of the two streams."""
         if self._journal is None:
-            self._journal = Journal.open(self._storage.open_file("order"))
+            self._journal = Journal.open(self.storage.open_file("order"))
         return self._journal
 
     @contextmanager
@@ -183,7 +182,7 @@ class Output:
         if spare_followers:
             now = self._loop.time()
             for reading in self._readings:
-                until = _before(until, reading, now)
+                until = reading.spare(until, now)
         with suppress(OSError):  # no holes on this file system, or no journal: it stays
             for kind in STREAMS:
                 self.logs[kind].cut(until[kind])
@@ -260,8 +259,10 @@ class Output:
         """Let all descriptors go and forget what was kept."""
         if self._budget is not None:
             self._budget.remove(self)
+        if self._holder is not None and any(self._pipes):
+            self._holder.release(self.run)
         self.close()
-        self._storage.remove()
+        self.storage.remove()
 
     def _listen(self, kind: Kind) -> None:
         self._retries.pop(kind, None)
@@ -282,7 +283,9 @@ class Output:
             return
         if moved == 0:
             self._close_pipe(kind)
-            self._storage.close_pipe(_PIPE_NAMES[kind])
+            self.storage.close_pipe(_PIPE_NAMES[kind])
+            if self._holder is not None and not any(self._pipes):
+                self._holder.release(self.run)
         else:
             self._wake()
 
@@ -306,7 +309,7 @@ class Output:
             raise BlockingIOError
         self.journal.append(self.position, kind, time.time_ns())
         moved = self.logs[kind].take(read_fd, most)
-        if self._storage.max_bytes is not None:
+        if self.storage.max_bytes is not None:
             self.journal.keep(MEMORY_MARKS)
         self._count()
         return moved
@@ -355,7 +358,7 @@ class Output:
             return
         for log in self.logs:
             log.release()
-        if self._journal is not None and self._storage.max_bytes is None:
+        if self._journal is not None and self.storage.max_bytes is None:
             if self._journal.held:
                 return
             self._journal.close()
@@ -385,14 +388,6 @@ class Output:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
-
-
-def _before(until: Position, reading: Reading, now: float) -> Position:
-    """Where a cut must stop for a follower that is slow but moves."""
-    place, since = reading.position, reading.behind_since
-    if place is None or (since is not None and now - since > STALLED_S):
-        return until
-    return Position(min(until.stdout, place.stdout), min(until.stderr, place.stderr))
 
 
 def _close(fd: int) -> None:

@@ -7,9 +7,10 @@ import string
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sandbox_api.core.environment import Environment
-from sandbox_api.core.identity import Identity
+from sandbox_api.core.identity import FileThreads, Identity
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.core.processes import ending
 from sandbox_api.core.processes.adoption import Adoptions
@@ -19,6 +20,7 @@ from sandbox_api.core.processes.budget import (
     MEMORY_BYTES,
     Budget,
 )
+from sandbox_api.core.processes.holder import Holder
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
@@ -26,8 +28,8 @@ from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.registry import Registry
 from sandbox_api.core.processes.relay import Relay
 from sandbox_api.core.processes.restore import restore_processes
-from sandbox_api.core.processes.spawn import Launch, check_directory, spawn
-from sandbox_api.core.processes.stdin import stdin_pipe
+from sandbox_api.core.processes.spawn import Launch, check_directory, check_spec, spawn
+from sandbox_api.core.processes.stdin import Stdin, stdin_pipe
 from sandbox_api.core.processes.storage import Directories, new_storage
 from sandbox_api.core.processes.supervision import Supervision
 from sandbox_api.core.processes.tree import ProcessStat
@@ -37,7 +39,6 @@ log = logging.getLogger(__name__)
 
 STOP_ANSWER_S = 3.0
 KILL_ANSWER_S = 1.0
-MAX_NAME_BYTES = 255
 NAME_ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -83,6 +84,7 @@ class Processes:
     ) -> None:
         self._environment = environment
         self._identity = identity
+        self._threads = FileThreads(identity)
         self._resolver = resolver
         self._directories = directories
         self._limits = limits
@@ -93,10 +95,11 @@ class Processes:
             max_bytes if directories else min(max_bytes, MEMORY_BYTES), limits.keep_running_bytes
         )
         self._host = host or Host()
+        self._holder: Holder | None = None
         self._adoptions = Adoptions(self._host.reaper)
         self._relay = None if self._host.tell is None else Relay(self._host.tell)
         self._supervision = Supervision(
-            self._begin, self._records.save, self._host.scale, limits.stop_grace_s
+            self._begin_again, self._records.save, self._run, self._host.scale, limits.stop_grace_s
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -114,20 +117,27 @@ class Processes:
         """The process engine for as long as the context lasts; children outlive it."""
         processes = cls(environment, identity, resolver, directories, limits, host)
         try:
+            if directories is not None and processes._host.holds_pipes:
+                processes._holder = Holder.open(directories.runs, processes._host.reaper)
             await processes._host.scale.reset()
-            processes._restore()
+            processes._take_over()
             yield processes
         finally:
             processes.close()
 
     def close(self) -> None:
         """Let go of everything; children and their pipes live on."""
+        self._threads.close()
         for task in self._tasks:
             task.cancel()
         self._adoptions.close()
+        if self._holder is not None:
+            self._holder.close()
         for process in self._registry:
             self._host.reaper.release(process.child)
             process.output.close()
+            if process.stdin is not None:
+                process.stdin.let_go()
 
     def list(self) -> Sequence[Process]:
         """Every process that is remembered, in order of start."""
@@ -144,19 +154,22 @@ class Processes:
             InvalidError: the name is in use, or something in the request cannot be passed on.
             FailedError: it could not be started; the text says why.
         """
-        _check(spec)
-        await self._free_name(spec.name)
+        check_spec(spec)
         working_dir, directory = "", ""
         if spec.working_dir:
             location = self._resolver.resolve(spec.working_dir)
             working_dir, directory = location.shown, location.absolute
+        await self._free_name(spec.name)
+        if directory:
+            await self._threads.run(check_directory, spec.command, directory)
+            await self._free_name(spec.name)  # somebody may have taken it meanwhile
         name = spec.name or self._generate_name()
         process = Process(spec, name, working_dir, directory, self._new_output())
         self._prepare(process)
         try:
             self._begin(process)
         except BaseException:
-            process.output.discard()
+            self._forget(process)
             raise
         process.pid = process.child.pid
         self._records.save(process)
@@ -232,6 +245,8 @@ class Processes:
             if process.running and process.wanted_end is None:
                 process.want_end(Status.STOPPED)
                 self._records.save(process)
+        if self._holder is not None:
+            self._holder.close()  # it ends as well, and nobody comes after us
         await ending.terminate_all(timeout_s)
         await asyncio.sleep(0)  # those who follow a process see its end
 
@@ -257,7 +272,7 @@ class Processes:
     def _new_output(self) -> Output:
         try:
             storage = new_storage(self._directories and self._directories.runs, self._identity)
-            return Output(storage, self._budget)
+            return Output(storage, self._budget, self._holder)
         except OSError as exc:
             raise FailedError(
                 f"failed to start process: failed to create its log pipes: {os_reason(exc)}"
@@ -266,8 +281,6 @@ class Processes:
     def _begin(self, process: Process) -> None:
         """Begin a run of a process, the first or a later one: the only place that does."""
         environment, spec = self._environment, process.spec
-        if process.directory:
-            check_directory(spec.command, process.directory)
         shell, shell_args = environment.shell()
         launch = Launch(
             shell=shell,
@@ -278,11 +291,28 @@ class Processes:
             identity=self._identity,
         )
         path = environment.get("PATH")
-        with stdin_pipe(spec.stdin) as (read_fd, stdin):
+        self._records.announce(process)
+        storage = process.output.storage if spec.stdin else None
+        with stdin_pipe(storage, partial(self._forget_stdin, process)) as (read_fd, stdin):
             popen = spawn(launch, read_fd, *process.output.write_fds, path)
             process.begin(self._host.reaper.watch(popen), stdin)
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child, process.stdin)
         if self._host.cgroups is not None and process.group is not None:
             self._host.cgroups.join(process.group, process.child)
+
+    def _forget_stdin(self, process: Process) -> None:
+        process.output.storage.forget_stdin()
+        if self._holder is not None:
+            self._holder.release_stdin(process.output.run)
+
+    async def _begin_again(self, process: Process) -> None:
+        """Begin a later run, unless its process was told to end."""
+        if process.directory:
+            await self._threads.run(check_directory, process.spec.command, process.directory)
+        if process.wanted_end is None:
+            self._begin(process)
+            self._records.save(process)
 
     def _prepare(self, process: Process, *, restored: bool = False) -> None:
         """Give a process its control group, and its lines to who wants them."""
@@ -302,17 +332,23 @@ class Processes:
 
     # -- remembering
 
-    def _restore(self) -> None:
+    def _take_over(self) -> None:
         """Take over what a daemon before this one left."""
         if self._directories is None:
             return
         found = restore_processes(
-            self._records, self._adoptions, self._directories, self._identity, self._budget
+            self._records,
+            self._adoptions,
+            self._directories,
+            self._identity,
+            self._budget,
+            self._holder,
         )
         for process in found:
             self._registry.add(process)
             self._prepare(process, restored=True)
             if process.running:
+                self._take_over_stdin(process)
                 self._run(self._follow(process))
             elif process.group is not None and process.group.used:
                 self._run(self._leave_group(process))
@@ -321,8 +357,14 @@ class Processes:
             if process.stopping:
                 self._run(ending.escalate(process, self._limits.stop_grace_s))
 
+    def _take_over_stdin(self, process: Process) -> None:
+        if process.spec.stdin and (fd := process.output.storage.reopen_stdin()) is not None:
+            process.stdin = Stdin(fd, partial(self._forget_stdin, process))
+        if self._holder is not None:
+            self._holder.follow(process.output.run, process.child, process.stdin)
+
     def _forget(self, process: Process) -> None:
-        self._records.forget(process)
+        self._records.forget(process.output.run)
         process.output.discard()
 
     # -- below
@@ -343,23 +385,3 @@ class Processes:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error("process supervision failed", exc_info=exc)
-
-
-def _check(spec: ProcessSpec) -> None:
-    """Refuse what exec(3) cannot take.
-
-    Raises:
-        InvalidError: the name or a variable's name is not possible.
-        FailedError: a NUL byte in what is handed to the kernel.
-    """
-    if len(spec.name.encode()) > MAX_NAME_BYTES or "\0" in spec.name:
-        raise InvalidError(
-            f"invalid process name: at most {MAX_NAME_BYTES} bytes and no NUL byte are possible"
-        )
-    if "\0" in spec.command:
-        raise FailedError("failed to start process: invalid argument (NUL byte in command)")
-    for key, value in spec.env.items():
-        if not key or "=" in key:
-            raise InvalidError(f"invalid env name '{key}': it must not be empty or contain '='")
-        if "\0" in key or "\0" in value:
-            raise FailedError("failed to start process: environment variable contains NUL")

@@ -1,7 +1,8 @@
 """What must outlive the daemon: one small file for each process, written anew at each change.
 
-A record is replaced by rename, so a reader sees the old or the new one. It is not synced: a crash
-of the daemon loses nothing, a loss of power may (design.md 4).
+A change is one write to one page, or else a rename, so a daemon that comes sees the old record or
+the new one. It is not synced: a crash of the daemon loses nothing, a loss of power may
+(design.md 4).
 """
 
 import errno
@@ -19,9 +20,11 @@ from sandbox_api.core.processes.journal import Position
 from sandbox_api.core.processes.process import Process, ProcessSpec, Status
 from sandbox_api.core.processes.reaper import Exit
 from sandbox_api.core.processes.storage import RUN_NAME
+from sandbox_api.core.processes.tree import ticks_since_boot
 
 log = logging.getLogger(__name__)
 
+PAGE_BYTES = 4096
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -32,8 +35,8 @@ class Record:
     Attributes:
         run: the name of its directory.
         boot: the kernel's boot id when this was saved.
-        child_pid: of the current run's first process.
-        child_start: when that began, in clock ticks since boot.
+        child_pid: of the current run's first process; 0 for a run that is about to begin.
+        child_start: when that began, in clock ticks since boot, or a moment before that.
         end: where its output ended; None while it runs.
     """
 
@@ -73,25 +76,50 @@ class Records:
         self._boot = read_boot_id()
         self._refused = False
 
+    def announce(self, process: Process) -> None:
+        """Say that a run of a process is about to begin: should the daemon die before `save`, the
+        next one looks for it, and does not begin it again."""
+        self._write(process, 0, ticks_since_boot())
+
     def save(self, process: Process) -> None:
         """Write a process's record; one whose output is kept in memory has none."""
+        self._write(process, process.child.pid, process.child.start)
+
+    def _write(self, process: Process, child_pid: int, child_start: int) -> None:
         run = process.output.run
         if self._directory is None or not run:
             return
-        record = _RECORD.dump_python(_record(process, run, self._boot), mode="json")
-        data = json.dumps(record).encode()  # pydantic's own takes no path that is not UTF-8
+        path, data = f"{self._directory}/{run}.json", self._data(process, child_pid, child_start)
         try:
-            _replace(f"{self._directory}/{run}", data)
+            if not _overwrite(path, data):
+                _replace(path, data)
         except OSError as exc:
             if not self._refused:
                 self._refused = True
                 log.warning("process records cannot be written: %s", exc)
 
-    def forget(self, process: Process) -> None:
-        """Remove a process's record."""
-        if self._directory is not None and process.output.run:
+    def _data(self, process: Process, child_pid: int, child_start: int) -> bytes:
+        same = {name: getattr(process, name) for name in _SAME}
+        record = Record(
+            run=process.output.run,
+            boot=self._boot,
+            child_pid=child_pid,
+            child_start=child_start,
+            end=process.output.end,
+            **same,
+        )
+        # pydantic's own JSON takes no path that is not UTF-8
+        return json.dumps(_RECORD.dump_python(record, mode="json")).encode()
+
+    def forget(self, run: str) -> None:
+        """Remove a record, if there is one.
+
+        Args:
+            run: the name of its run's directory; empty where it is kept in memory.
+        """
+        if self._directory is not None and run:
             with suppress(OSError):
-                os.unlink(f"{self._directory}/{process.output.run}.json")
+                os.unlink(f"{self._directory}/{run}.json")
 
     def load(self) -> Iterator[Record]:
         """All records, oldest first; one that cannot be read is told and left alone."""
@@ -111,7 +139,7 @@ class Records:
         """The runs that have a record, readable or not, oldest first."""
         if self._directory is None:
             return []
-        stems = (path.stem for path in self._directory.glob("*.json"))
+        stems = (name.removesuffix(".json") for name in os.listdir(self._directory))
         return sorted(stem for stem in stems if RUN_NAME.fullmatch(stem))
 
     def clean(self) -> None:
@@ -134,6 +162,27 @@ def read_boot_id() -> str:
         return ""
 
 
+def _overwrite(path: str, data: bytes) -> bool:
+    """Write over a record, if there is one and both fit into a page: then no signal can tear the
+    write, not even a SIGKILL of the daemon. To rename over a file takes ext4 some ms on a busy
+    disk, for it writes the new one out (`auto_da_alloc`, ext4(5)).
+
+    Returns:
+        Whether it was possible.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        size = max(len(data), os.fstat(fd).st_size)
+        return size <= PAGE_BYTES and os.pwrite(fd, data.ljust(size), 0) == size
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def _replace(path: str, data: bytes) -> None:
     temporary = f"{path}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -143,15 +192,4 @@ def _replace(path: str, data: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
-    os.rename(temporary, f"{path}.json")
-
-
-def _record(process: Process, run: str, boot: str) -> Record:
-    return Record(
-        run=run,
-        boot=boot,
-        child_pid=process.child.pid,
-        child_start=process.child.start,
-        end=process.output.end,
-        **{name: getattr(process, name) for name in _SAME},
-    )
+    os.rename(temporary, path)

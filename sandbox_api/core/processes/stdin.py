@@ -3,13 +3,16 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from sandbox_api.core.processes.logfile import pending_bytes
+from sandbox_api.core.processes.storage import Storage
 from sandbox_api.errors import ConflictError, SandboxError, UnavailableError
 
 STALL_S = 30.0
+
+ChildStdin = tuple[int, "Stdin | None"]
 
 
 class Stdin:
@@ -17,11 +20,15 @@ class Stdin:
 
     Args:
         write_fd: non-blocking; this object owns it.
+        on_close: told when nobody will write any more.
         stall_s: how long the child may read nothing while bytes wait, in seconds.
     """
 
-    def __init__(self, write_fd: int, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self, write_fd: int, on_close: Callable[[], None], stall_s: float = STALL_S
+    ) -> None:
         self._fd = write_fd
+        self._on_close = on_close
         self._stall_s = stall_s
         self._ready = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -49,11 +56,21 @@ class Stdin:
 
     def close(self) -> None:
         """The child reads an end of file once it has read what came before."""
+        if self.open:
+            self.let_go()
+            self._on_close()
+
+    def let_go(self) -> None:
+        """Close our end only: another may write on, for a daemon that comes."""
         if self._fd >= 0:
             asyncio.get_running_loop().remove_writer(self._fd)
             os.close(self._fd)
             self._fd = -1
             self._ready.set()
+
+    def fileno(self) -> int:
+        """Our end; -1 when it is closed."""
+        return self._fd
 
     @property
     def open(self) -> bool:
@@ -116,26 +133,26 @@ class Stdin:
 
 
 @contextmanager
-def stdin_pipe(wanted: bool) -> Iterator[tuple[int, Stdin | None]]:
+def stdin_pipe(storage: Storage | None, on_close: Callable[[], None]) -> Iterator[ChildStdin]:
     """What a child is given as stdin while it is spawned.
 
     Args:
-        wanted: whether a client will write to it.
+        storage: where its pipe is made; None where no client will write to it.
+        on_close: told when nobody will write any more.
 
     Yields:
         The child's descriptor (or `subprocess.DEVNULL`), and our end. The child's is closed
         afterwards, ours too when the spawn fails.
     """
-    if not wanted:
+    if storage is None:
         yield subprocess.DEVNULL, None
         return
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(write_fd, False)
-    stdin = Stdin(write_fd)
+    ends = storage.open_stdin()
+    stdin = Stdin(ends.write_fd, on_close)
     try:
-        yield read_fd, stdin
+        yield ends.read_fd, stdin
     except BaseException:
         stdin.close()
         raise
     finally:
-        os.close(read_fd)
+        os.close(ends.read_fd)

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,7 +18,9 @@ from sandbox_api.core.identity import Identity
 from sandbox_api.core.linux import F_SETPIPE_SZ, first_data
 
 PIPE_BYTES = 1 << 20
+STDIN_NAME = "stdin.pipe"
 MEMORY_LOG_BYTES = 1 << 20
+BLOCK_BYTES = 512  # of st_blocks, whatever the file system (inode(7))
 RUN_NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{6}")
 
 
@@ -36,7 +39,7 @@ class Directories(NamedTuple):
 
 
 class PipeEnds(NamedTuple):
-    """Both descriptors of a pipe: ours to read without waiting, the child's to write."""
+    """Both descriptors of a pipe; ours does not wait, the child's does."""
 
     read_fd: int
     write_fd: int
@@ -63,6 +66,21 @@ class Storage(Protocol):
 
     def extent(self, name: str) -> tuple[int, int]:
         """The first byte of a file that is still there, and its size."""
+
+    def open_stdin(self) -> PipeEnds:
+        """A new pipe for the child's stdin: the child's end, and ours to write without waiting."""
+
+    def reopen_stdin(self) -> int | None:
+        """Our end of that pipe, from a daemon before this one; None when it is closed."""
+
+    def forget_stdin(self) -> None:
+        """Nobody will write to it any more."""
+
+    def rests(self, name: str) -> Iterable[tuple[int, bytes]]:
+        """What holders have saved for a log, and where in it that belongs."""
+
+    def forget_rests(self, name: str) -> None:
+        """What holders have saved for a log is in it."""
 
     def close_pipe(self, name: str) -> None:
         """Nobody needs the pipe's name any more."""
@@ -110,7 +128,11 @@ class RunDirectory:
         SIGPIPE while no daemon is alive (fifo(7))."""
         path = self._file(name)
         with suppress(FileExistsError):  # made by a daemon before this one
-            os.mkfifo(path, 0o600)
+            try:
+                os.mkfifo(path, 0o600)
+            except FileNotFoundError:  # somebody has removed the directory since
+                os.makedirs(self._path, 0o700)
+                os.mkfifo(path, 0o600)
         write_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -139,14 +161,69 @@ class RunDirectory:
     def extent(self, name: str) -> tuple[int, int]:
         """What lies before the first data was cut for space (lseek(2), SEEK_DATA)."""
         try:
+            status = os.lstat(self._file(name))
+            if status.st_blocks * BLOCK_BYTES >= status.st_size:  # no hole, as of most
+                return 0, status.st_size
             fd = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return 0, 0
         try:
-            size = os.fstat(fd).st_size
-            return first_data(fd), size
+            return first_data(fd), os.fstat(fd).st_size
         finally:
             os.close(fd)
+
+    def open_stdin(self) -> PipeEnds:
+        """A named pipe. Only the child reads it: so we are told when it has gone."""
+        path = self._file(STDIN_NAME)
+        self.forget_stdin()
+        os.mkfifo(path, 0o600)
+        read_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            write_fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            os.close(read_fd)
+            raise
+        os.set_blocking(read_fd, True)
+        if self._identity is not None:
+            with suppress(OSError):
+                os.fchown(read_fd, self._identity.uid, self._identity.gid)
+        return PipeEnds(read_fd, write_fd)
+
+    def reopen_stdin(self) -> int | None:
+        """Open it where somebody reads it (ENXIO, fifo(7))."""
+        try:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(self._file(STDIN_NAME), flags)
+        except OSError:
+            return None
+
+    def forget_stdin(self) -> None:
+        """Remove its name."""
+        self.close_pipe(STDIN_NAME)
+
+    def rests(self, name: str) -> Iterator[tuple[int, bytes]]:
+        """What holders have saved: see `holding.save_rest`."""
+        for path in self._rests(name):
+            with suppress(OSError, ValueError), open(path, "rb") as file:
+                yield int(path.rpartition("-")[2]), file.read()
+
+    def forget_rests(self, name: str) -> None:
+        """Remove the files."""
+        for path in self._rests(name):
+            with suppress(OSError):
+                os.unlink(path)
+
+    def saved_status(self, name: str) -> int | None:
+        """The wait status that a holder has saved; None where there is none."""
+        with suppress(OSError, ValueError), open(self._file(name), "rb") as file:
+            return int(file.read(PIPE_BYTES))
+        return None
+
+    def _rests(self, name: str) -> list[str]:
+        prefix = name.replace(".log", ".rest-")
+        with suppress(OSError):
+            return [entry.path for entry in os.scandir(self._path) if entry.name.startswith(prefix)]
+        return []
 
     def close_pipe(self, name: str) -> None:
         """Remove the pipe's name."""
@@ -187,6 +264,26 @@ class RunMemory:
     def extent(self, name: str) -> tuple[int, int]:
         """Nothing outlives the daemon."""
         return 0, 0
+
+    def open_stdin(self) -> PipeEnds:
+        """An unnamed pipe."""
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(write_fd, False)
+        return PipeEnds(read_fd, write_fd)
+
+    def reopen_stdin(self) -> int | None:
+        """Nothing outlives the daemon."""
+        return None
+
+    def forget_stdin(self) -> None:
+        """Nothing has a name."""
+
+    def rests(self, name: str) -> Iterable[tuple[int, bytes]]:
+        """Nothing outlives the daemon."""
+        return ()
+
+    def forget_rests(self, name: str) -> None:
+        """Nothing outlives the daemon."""
 
     def close_pipe(self, name: str) -> None:
         """Nothing has a name."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 
 from sandbox_api.core.keepalive import ScaleFile
@@ -18,21 +18,24 @@ class Supervision:
     """Follows processes from their start to their end, over restarts.
 
     Args:
-        begin: begins the next run of a process.
+        begin: begins the next run of a process, unless that was told to end.
         save: told of each change that must outlive the daemon.
+        run: work that goes on when a process has ended.
         scale: counts the processes that keep the sandbox awake.
         stop_grace_s: seconds between SIGTERM and SIGKILL.
     """
 
     def __init__(
         self,
-        begin: Callable[[Process], None],
+        begin: Callable[[Process], Awaitable[None]],
         save: Callable[[Process], None],
+        run: Callable[[Coroutine[None, None, None]], None],
         scale: ScaleFile,
         stop_grace_s: float,
     ) -> None:
         self._begin = begin
         self._save = save
+        self._run_apart = run
         self._scale = scale
         self._stop_grace_s = stop_grace_s
 
@@ -66,7 +69,7 @@ class Supervision:
         self._save(process)
         if process.spec.max_runtime_s == process.spec.run_limit_s:
             await ending.terminate(process)
-            await ending.escalate(process, self._stop_grace_s)
+            self._run_apart(ending.escalate(process, self._stop_grace_s))
         else:
             await ending.kill_remains(process, ending.KILL_DEADLINE_S)
 
@@ -74,9 +77,9 @@ class Supervision:
         """Run it again after a pause. A stop or kill during the pause cancels that."""
         if not process.restarting:  # else a daemon before this one announced it
             self._announce_restart(process, exit_)
-        return not await self._wanted_within(process, RESTART_PAUSE_S) and self._start_again(
-            process
-        )
+        if await self._wanted_within(process, RESTART_PAUSE_S):
+            return False
+        return await self._start_again(process)
 
     def _announce_restart(self, process: Process, exit_: Exit) -> None:
         process.restart_count += 1
@@ -96,14 +99,14 @@ class Supervision:
             return process.wanted.is_set()  # both may come at once
         return True
 
-    def _start_again(self, process: Process) -> bool:
+    async def _start_again(self, process: Process) -> bool:
+        """Begin the next run; False when it cannot begin, or shall not any more."""
         try:
-            self._begin(process)
+            await self._begin(process)
         except FailedError as exc:
             process.output.note(f"\n[Failed to restart process: {exc.message}]\n".encode())
             return False
-        self._save(process)
-        return True
+        return not process.restarting
 
     def _finish(self, process: Process, exit_: Exit) -> None:
         process.output.finish()

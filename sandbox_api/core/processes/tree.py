@@ -9,6 +9,8 @@ process whose start time is still the one that was seen, so a recycled pid is ne
 import asyncio
 import os
 import signal
+import stat as modes  # a `stat` is a process here
+import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
@@ -133,10 +135,30 @@ def find_tree(leader: int, *, reaped: bool, traces: Traces = NO_TRACES) -> Seque
     if not (reaped and any(stat.pid == leader for stat in stats)):
         ours.update(s.pid for s in stats if leader in {s.pid, s.group, s.session})
     _add_descendants(ours, [*ours] if reaped else [leader, *ours], stats)
-    holders = [s.pid for s in stats if s.pid not in ours and _holds(s.pid, traces.pipes)]
-    ours.update(holders)
-    _add_descendants(ours, holders, stats)
+    writers = [s.pid for s in stats if s.pid not in ours and _writes(s.pid, traces.pipes)]
+    ours.update(writers)
+    _add_descendants(ours, writers, stats)
     return [stat for stat in stats if stat.pid in ours]
+
+
+def find_leader(pipes: Collection[str], since: int) -> ProcessStat | None:
+    """The first process of a run of which only the pipes are known.
+
+    Args:
+        pipes: the run's, as the links in /proc/[pid]/fd name them.
+        since: the run began at this time or later, in clock ticks since boot.
+
+    Returns:
+        The oldest leader of a session that can write to one of them; None when there is none.
+    """
+    young = (stat for stat in all_stats() if stat.start >= since and stat.pid == stat.session)
+    leaders = (stat for stat in young if _writes(stat.pid, pipes))
+    return min(leaders, key=lambda stat: (stat.start, stat.pid), default=None)
+
+
+def ticks_since_boot() -> int:
+    """Now, as /proc/[pid]/stat tells the start of a process."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _add_descendants(ours: set[int], todo: list[int], stats: Sequence[ProcessStat]) -> None:
@@ -149,13 +171,19 @@ def _add_descendants(ours: set[int], todo: list[int], stats: Sequence[ProcessSta
         todo += new
 
 
-def _holds(pid: int, pipes: Collection[str]) -> bool:
-    """Whether a process has one of these open, as far as we may look."""
+def _writes(pid: int, pipes: Collection[str]) -> bool:
+    """Whether a process has one of these open for writing, as far as we may look.
+
+    Who only reads is no part of a run. The mode of the link itself tells (proc_pid_fd(5)).
+    """
     if not pipes:
         return False
     directory = f"/proc/{pid}/fd"
     try:
-        return any(_link(f"{directory}/{name}") in pipes for name in os.listdir(directory))
+        links = [f"{directory}/{name}" for name in os.listdir(directory)]
+        return any(
+            _link(link) in pipes and os.lstat(link).st_mode & modes.S_IWUSR for link in links
+        )
     except OSError:
         return False
 

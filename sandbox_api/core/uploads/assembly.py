@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from sandbox_api.core.adopted import AdoptedFile
 from sandbox_api.core.atomic import AtomicFile
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.ranges import copy_range
 from sandbox_api.core.refusals import operation
@@ -45,22 +46,26 @@ class Assembly:
         self._threads = threads
         self._sync = sync
 
-    async def run(self) -> os.stat_result:
+    async def run(self, condition: Condition = UNCONDITIONAL) -> os.stat_result:
         """Write the file; returns its status.
+
+        Args:
+            condition: what must hold of what is there.
 
         Raises:
             FailedError: what was there is still there, and all parts are.
+            PreconditionError: the same, since the condition does not hold.
         """
         body = self._session.body
         if body is not None and not body.private and self._session.fit_body(self._parts):
-            return await self._adopt(body)
-        return await self._copy()
+            return await self._adopt(body, condition)
+        return await self._copy(condition)
 
-    async def _adopt(self, body: Place) -> os.stat_result:
+    async def _adopt(self, body: Place, condition: Condition) -> os.stat_result:
         path = self._session.path
         with operation("open", path):
             fd = await self._threads_for(body).run(open_place, body)
-        file = AdoptedFile(path, body.path, fd, sync=self._sync)
+        file = AdoptedFile(path, body.path, fd, sync=self._sync, condition=condition)
         try:
             for part in self._parts:
                 if part.size and not part.place.shared:
@@ -82,8 +87,8 @@ class Assembly:
             with operation("write", self._session.path):
                 await self._threads.run(copy, source)
 
-    async def _copy(self) -> os.stat_result:
-        file = AtomicFile(self._session.path, sync=self._sync)
+    async def _copy(self, condition: Condition) -> os.stat_result:
+        file = AtomicFile(self._session.path, sync=self._sync, condition=condition)
         try:
             for part in filter(lambda part: part.size, self._parts):
                 async with self._open(part) as source:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import DEFAULT_FILE_MODE, Location
 from sandbox_api.core.refusals import attempt, operation, refuse_reserved
@@ -31,6 +32,7 @@ from sandbox_api.core.uploads.storage import (
 )
 from sandbox_api.errors import (
     FailedError,
+    ForbiddenError,
     InternalError,
     InvalidError,
     NotFoundError,
@@ -229,13 +231,17 @@ class Uploads:
         return part
 
     async def complete(
-        self, upload_id: str, wanted: Sequence[tuple[int, str]]
+        self,
+        upload_id: str,
+        wanted: Sequence[tuple[int, str]],
+        condition: Condition = UNCONDITIONAL,
     ) -> tuple[Session, os.stat_result]:
         """Let the file have the content of the parts, by their numbers, and end the session.
 
         Args:
             upload_id: of the session.
             wanted: number and etag of each part; others that have arrived are dropped.
+            condition: what must hold of the file.
 
         Returns:
             The session, and the status of its file.
@@ -245,13 +251,15 @@ class Uploads:
             NotFoundError: no such session.
             InternalError: a part has not arrived, or is another one; both are pinned (section 8).
             FailedError: the file cannot be written, or parts were deleted; the session stays.
+            ForbiddenError: the workload user may not write the file; the session stays.
+            PreconditionError: the condition does not hold; the session stays.
         """
         if not wanted:
             raise InvalidError("at least one part is required")
-        return await self._tasks.settle(self._complete(self.get(upload_id), wanted))
+        return await self._tasks.settle(self._complete(self.get(upload_id), wanted, condition))
 
     async def _complete(
-        self, session: Session, wanted: Sequence[tuple[int, str]]
+        self, session: Session, wanted: Sequence[tuple[int, str]], condition: Condition
     ) -> tuple[Session, os.stat_result]:
         async with session.lock:
             self.get(session.id)  # another request may have ended it meanwhile
@@ -262,19 +270,22 @@ class Uploads:
                     f"{_NOT_COMPLETED}: the bytes of part {numbers} were deleted by somebody, "
                     "perhaps with their directory; upload them again"
                 )
-            status = await self._assemble(session, parts)
+            status = await self._assemble(session, parts, condition)
             await self._end(session)
         return session, status
 
-    async def _assemble(self, session: Session, parts: list[Part]) -> os.stat_result:
+    async def _assemble(
+        self, session: Session, parts: list[Part], condition: Condition
+    ) -> os.stat_result:
         assembly = Assembly(session, parts, self._threads_for, self._threads, sync=self._fsync)
         old = await self._threads.run(hold_file, session.path)
         try:
-            return await assembly.run()
+            return await assembly.run(condition)
         except (FailedError, UnavailableError) as exc:
             what = "parent directory" if exc.message.startswith("mkdir ") else "final file"
             text = f"{_NOT_COMPLETED}: failed to create {what}: {exc.message}"
-            raise type(exc)(text) from exc.__cause__
+            kind = ForbiddenError if isinstance(exc.__cause__, PermissionError) else type(exc)
+            raise kind(text) from exc.__cause__
         finally:
             if old >= 0:
                 self._tasks.start(self._threads.run(os.close, old))

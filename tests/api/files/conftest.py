@@ -28,6 +28,11 @@ class Answer(SimpleNamespace):
 Call = Callable[..., Awaitable[Answer]]
 
 
+def everything(directory: Path) -> list[Path]:
+    """All that is below a directory."""
+    return sorted(directory.rglob("*"))
+
+
 @pytest.fixture
 async def work(tmp_path: Path) -> Path:
     """The daemon's working directory."""
@@ -36,11 +41,15 @@ async def work(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def call(app_client: AppClient) -> Call:
-    """`await call("GET", "src/a%20b?x=1")`: the target stands after `/filesystem/` as it is."""
+    """`await call("GET", "src/a%20b?x=1")`: the target stands after `/filesystem/` as it is.
+
+    One that begins with `/` is the whole path.
+    """
     client = await app_client()
 
     async def send(method: str, target: str, **options: object) -> Answer:
-        url = URL(f"/filesystem/{target}", encoded=True)
+        path = target if target.startswith("/") else f"/filesystem/{target}"
+        url = URL(path, encoded=True)
         if isinstance(options.get("data"), bytes):  # the client's own type would mean raw bytes
             options.setdefault("skip_auto_headers", ["Content-Type"])
         async with client.request(method, url, **options) as reply:  # type: ignore[arg-type]

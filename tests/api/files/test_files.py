@@ -12,15 +12,13 @@ from urllib.parse import quote
 import pytest
 from aiohttp import FormData
 
-from tests.api.files.conftest import AppClient, Call
+from tests.api.files.conftest import AppClient, Call, everything
+
+RAW = {"Content-Type": "application/octet-stream"}
 
 
 def absolute(path: Path) -> str:
     return quote(str(path), safe="")
-
-
-def everything(directory: Path) -> list[Path]:
-    return sorted(directory.rglob("*"))
 
 
 # --- reading -----------------------------------------------------------------------------------
@@ -121,6 +119,14 @@ async def test_content_over_the_limit(app_client: AppClient, work: Path) -> None
         assert "application/octet-stream" in (await reply.json())["error"]
     async with client.get("/filesystem/a?download=true") as reply:
         assert await reply.read() == b"x" * 11
+    for content, status in (("é" * 5, 200), ("é" * 6, 413)):
+        async with client.put("/filesystem/b", json={"content": content}) as reply:
+            assert reply.status == status
+            assert status == 200 or "application/octet-stream" in (await reply.json())["error"]
+    assert (work / "b").read_text() == "é" * 5
+    data = "é" * 6
+    async with client.put("/filesystem/b", data=data.encode(), headers=RAW) as reply:
+        assert (reply.status, (work / "b").read_text()) == (200, data)
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -301,7 +307,7 @@ LONG = "n" * 256
     [
         ("GET", "none", b"", 404, "stat {W}/none: no such file or directory"),
         ("GET", "none?download=true", b"", 404, "stat {W}/none: no such file or directory"),
-        ("GET", "f/x", b"", 422, "stat {W}/f/x: not a directory"),
+        ("GET", "f/x", b"", 404, "stat {W}/f/x: not a directory"),
         ("GET", LONG, b"", 422, "stat {W}/" + LONG + ": file name too long"),
         ("GET", "loop", b"", 422, "stat {W}/loop: too many levels of symbolic links"),
         ("GET", "a%00b", b"", 400, "invalid path: invalid argument"),

@@ -5,10 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
@@ -33,9 +34,8 @@ async def test_pages(call: Call, work: Path) -> None:
                 break
             cursor = page["nextCursor"]
         assert len(seen) == len(set(seen)) == len(names)
-        assert [name.rsplit("%2F", 1)[1] for name in seen].sort() == [
-            quote(n) for n in names
-        ].sort()
+        shown = (unquote_to_bytes(name).rsplit(b"/", 1)[-1] for name in seen)
+        assert sorted(shown) == sorted(names)
 
 
 async def test_pages_stay_true_while_entries_come_and_go(call: Call, work: Path) -> None:
@@ -80,35 +80,36 @@ async def test_long_listings_are_the_same(call: Call, work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # to make 100,000 files takes a while on a busy disk
 def test_large_directories_hold_up_nobody(
     start_daemon: Callable[..., SimpleNamespace], tmp_path: Path
 ) -> None:
-    """100,000 entries are listed while /health answers within 50 ms."""
+    """100,000 entries are listed, and no other answer waits for more than a part of that."""
     large = tmp_path / "large"
     large.mkdir()
     for number in range(100_000):
         os.close(os.open(large / f"file-{number * 7919 % 100_003}", os.O_CREAT))
     daemon = start_daemon()
-    done = threading.Event()
-    waits: list[float] = []
-
-    def ask() -> None:
-        while not done.is_set():
-            began = time.perf_counter()
-            get(daemon.port, "/health")
-            waits.append(time.perf_counter() - began)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        for path in (f"/{large}", f"/tree{large}?recursive=true&maxFiles=100000"):
+    for path in (f"/{large}", f"/tree{large}?recursive=true&maxFiles=100000"):
+        done = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(longest_wait, daemon.port, done)
+            began = time.monotonic()
             listing = get(daemon.port, f"/filesystem{path}")
-            assert listing.count(b'"name":"file-') == 100_000
-    finally:
-        done.set()
-        asking.join()
-    assert len(waits) > 50
-    assert sorted(waits)[int(len(waits) * 0.99)] < 0.05
+            took_s = time.monotonic() - began
+            done.set()
+        assert listing.count(b'"name":"file-') == 100_000
+        assert waiting.result() < took_s / 4
+
+
+def longest_wait(port: int, done: threading.Event) -> float:
+    """Ask for /health again and again; the most seconds that an answer took."""
+    longest_s = 0.0
+    while not done.is_set():
+        began = time.monotonic()
+        get(port, "/health")
+        longest_s = max(longest_s, time.monotonic() - began)
+    return longest_s
 
 
 def get(port: int, path: str) -> bytes:

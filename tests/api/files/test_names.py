@@ -25,6 +25,7 @@ NAMES = [
     b"\xe9" * 255,
 ]
 RAW = {"Content-Type": "application/octet-stream"}
+TAR = "application/x-tar"
 
 
 def named(header: str) -> bytes:
@@ -67,6 +68,62 @@ async def test_every_route_takes_every_name(call: Call, work: Path, name: bytes)
     assert (await call("DELETE", target, headers={"If-Match": '"x"'})).status == 412
     assert (await call("DELETE", target)).status == 200
     assert os.listdir(work / "d") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_trees_and_archives_take_every_name(call: Call, work: Path, name: bytes) -> None:
+    """A directory of that name, and names within it, all the way there and back."""
+    target = quote(name, safe="")
+    tree = f"tree{work}/{target}"
+    written = await call("PUT", tree, json={"files": {'deep/a\n"': "A"}})
+    assert written.json()["subdirectories"][0]["name"] == "deep"
+    archive = await call("GET", target, headers={"Accept": TAR})
+    shown = named(archive.headers["Content-Disposition"]).decode()
+    assert shown == name.decode("utf-8", "replace") + ".tar"
+    assert (await call("DELETE", f"{tree}?recursive=true")).status == 200
+    assert os.listdir(work) == []
+    unpacked = await call("PUT", f"{target}/", data=archive.body, headers={"Content-Type": TAR})
+    assert (unpacked.status, unpacked.json()["entries"]) == (200, 2)
+    found = (await call("GET", f"tree{work}?recursive=true&content=true")).json()
+    (file,) = found["files"]
+    assert (file["name"], file["content"]) == ('a\n"', "A")
+    listed = file.get("rawPath", quote(file["path"], safe=""))
+    assert (await call("GET", f"{listed}?download=true")).body == b"A"
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_multipart_sessions_take_every_name(call: Call, work: Path, name: bytes) -> None:
+    """A session tells its file by bytes where text cannot."""
+    route = "/filesystem-multipart"
+    target = quote(name, safe="")
+    begun = (await call("POST", f"{route}/initiate/d/{target}", data=b"{}")).json()
+    raw = begun.get("rawPath", quote(begun["path"], safe=""))
+    assert unquote_to_bytes(raw) == os.fsencode(work) + b"/d/" + name
+    (listed,) = (await call("GET", route)).json()["uploads"]
+    assert listed.get("rawPath") == begun.get("rawPath")
+    form = FormData(default_to_multipart=True)
+    form.add_field("file", b"part", filename="f")
+    session = f"{route}/{begun['uploadId']}"
+    part = (await call("PUT", f"{session}/part?partNumber=1", data=form)).json()
+    assert (await call("POST", f"{session}/complete", json={"parts": [part]})).status == 200
+    assert os.listdir(os.fsencode(work / "d")) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_copies_and_moves_take_every_name(call: Call, work: Path, name: bytes) -> None:
+    """By what a listing tells, and their own answers can be used next."""
+    await call("PUT", quote(name, safe=""), json={"content": "C"})
+    (file,) = (await call("GET", "")).json()["files"]
+    raw = quote(os.fsencode(work) + b"/d/" + name, safe="")
+    body = {"source": file["path"], "rawSource": file.get("rawPath", "")}
+    body |= {"destination": "shown", "rawDestination": raw}
+    copy = (await call("POST", "/filesystem-copy", json=body)).json()
+    assert unquote_to_bytes(copy.get("rawPath", quote(copy["path"]))) == unquote_to_bytes(raw)
+    assert (os.listdir(os.fsencode(work / "d")), len(os.listdir(work))) == ([name], 2)
+    body = {"source": copy["path"], "rawSource": copy.get("rawPath", ""), "destination": "e/f"}
+    assert (await call("POST", "/filesystem-move", json=body)).status == 200
+    assert os.listdir(work / "d") == []
+    assert (work / "e" / "f").read_text() == "C"
 
 
 @pytest.mark.parametrize("name", [b"n" * 256, b"\xe9" * 256])

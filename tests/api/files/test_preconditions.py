@@ -72,6 +72,22 @@ async def test_directories(call: Call, work: Path) -> None:
     assert os.listdir(work / "d") == []
 
 
+async def test_trees(call: Call, work: Path) -> None:
+    """As directories: what says an ETag never fits, and of many who make a new tree one wins."""
+    files = {"files": {"f": "x"}}
+    none, some, wrong = {"If-None-Match": "*"}, {"If-Match": "*"}, {"If-Match": '"x"'}
+    tree = f"tree{work}/d"
+    assert (await call("PUT", tree, json=files, headers=some)).status == 412
+    assert os.listdir(work) == []
+    answers = await asyncio.gather(*(call("PUT", tree, json=files, headers=none) for _ in range(9)))
+    assert sorted(answer.status for answer in answers) == [200] + [412] * 8
+    assert (await call("PUT", tree, json=files, headers=wrong)).status == 412
+    assert (await call("PUT", tree, json=files, headers=some)).status == 200
+    assert (await call("DELETE", f"{tree}?recursive=true", headers=wrong)).status == 412
+    assert os.listdir(work / "d") == ["f"]
+    assert (await call("DELETE", f"{tree}?recursive=true", headers=some)).status == 200
+
+
 async def test_delete(call: Call, work: Path) -> None:
     """Only what has been seen is deleted; of a link, what it leads to."""
     (work / "f").write_text("x")

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import ClientError
 
-from tests.api.files.conftest import AppClient, Call
+from tests.api.files.conftest import AppClient, Call, everything
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -109,6 +109,43 @@ async def test_bad_uploads(
     answer = await call("PUT", target, data=pack(a=b""), headers={**TAR, **headers})
     assert (answer.status, text in str(answer.error)) == (status, True)
     assert os.listdir(work) == ["file"]
+
+
+async def test_upload_under_a_condition(call: Call, work: Path) -> None:
+    """A directory has no ETag: it is there or it is not, and nothing is written in its stead."""
+    (work / "there").mkdir()
+    data = pack(a=b"A")
+    for target, header, value, status in (
+        ("there", "If-Match", '"1-2-3"', 412),
+        ("there/", "If-None-Match", "*", 412),
+        ("new/", "If-Match", "*", 412),
+        ("there", "If-Match", "nonsense", 400),
+        ("there", "If-Match", "*", 200),
+        ("new/", "If-None-Match", "*", 200),
+        ("new/", "If-None-Match", '"1-2-3"', 200),
+    ):
+        before = everything(work)
+        answer = await call("PUT", target, data=data, headers={**TAR, header: value})
+        assert answer.status == status, (target, header, value)
+        assert (everything(work) == before) == (status != 200 or value == '"1-2-3"')
+    answer = await call("PUT", "new", data=data, headers={**TAR, "If-Match": '"1-2-3"'})
+    assert "it exists and is no regular file, so it has no ETag" in str(answer.error)
+
+
+async def test_g25_links_that_lead_out_are_kept_and_not_used(call: Call, work: Path) -> None:
+    """As in a virtual environment; what would be written through one is refused."""
+    (work / "outside").mkdir()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(work / "outside")
+        tar.addfile(link)
+        tar.addfile(tarfile.TarInfo("link/x"))
+    answer = await call("PUT", "d/", data=archive.getvalue(), headers=TAR)
+    assert (answer.status, answer.json()["entries"]) == (422, 1)
+    assert "link/x: it leads out of the directory" in str(answer.error)
+    assert os.readlink(work / "d" / "link") == str(work / "outside")
+    assert os.listdir(work / "outside") == []
 
 
 async def test_g25_upload_that_leads_out(call: Call, work: Path) -> None:

@@ -161,6 +161,44 @@ async def test_g02_a_million_lines(remote: Remote) -> None:
             assert await response.read() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_g05_a_gigabyte_that_nobody_follows(
+    open_remote: Callable[..., Remote], tmp_path: Path
+) -> None:
+    """It costs little memory and a bounded piece of disk, others are served meanwhile, and what was
+    cut is told to the byte."""
+    budget = 64 * MIB
+    remote = open_remote(env={"SANDBOX_MAX_LOG_BYTES_TOTAL": str(budget)})
+    await remote.run("true")
+    before = remote.memory_bytes()
+    await remote.run("yes 0123456789abcde | head -c 1073741824; echo end", name="big", wait=False)
+    health = remote.url.replace("/process", "/health")
+    peak, served = before, 0
+    async with asyncio.timeout(240):
+        while (await remote.get("/big"))["status"] == "running":
+            async with remote.session.get(health) as response:
+                assert response.status == 200
+            served += 1
+            peak = max(peak, remote.memory_bytes())
+            assert stored_bytes(tmp_path / "state") < budget + 16 * MIB
+    assert served > 3
+    assert peak - before < 50 * MIB
+    total = gone = 0
+    async with remote.session.get(remote.url + "/big/logs/stream?format=ndjson") as response:
+        async for line in response.content:
+            event = json.loads(line)
+            gone += event.get("bytes", 0)
+            total += len(event.get("data", ""))
+    assert gone > 900 * MIB
+    assert gone + total == 1073741824 + len("end\n")
+
+
+def stored_bytes(directory: Path) -> int:
+    """What lies below a directory, in blocks of its disk."""
+    return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+
+
 async def test_g19_execs_leave_nothing_behind(remote: Remote) -> None:
     """300 commands over HTTP later the daemon holds as many descriptors as after 30."""
     for _ in range(30):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import ClientResponse, ClientSession
 
-from sandbox_api.api import process_streams
+from sandbox_api.api.processes import streams
 from tests.api.processes.conftest import Gate, Json, OpenApi, ProcessApi
 
 StartDaemon = Callable[..., SimpleNamespace]
@@ -148,7 +148,7 @@ async def test_silence_brings_keepalive_events(
     api: ProcessApi, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An object as all lines are."""
-    monkeypatch.setattr(process_streams, "SILENCE_S", 0.05)
+    monkeypatch.setattr(streams, "SILENCE_S", 0.05)
     await api.start(f"cat {gate.path}", name="p")
     async with api.client.get("/process/p/logs/stream?format=ndjson") as response:
         assert json.loads(await response.content.readline()) == {"type": "keepalive"}

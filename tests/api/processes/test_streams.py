@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from aiohttp import ClientResponse, ClientSession, TCPConnector
 
-from sandbox_api.api import process_streams
+from sandbox_api.api.processes import streams
 from tests.api.processes.conftest import Gate, Json, ProcessApi
 
 Eventually = Callable[..., Awaitable[object]]
@@ -51,8 +51,8 @@ async def test_g07_keepalive_comes_after_silence_only(
     api: ProcessApi, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line of its own that no prefix has, again and again; then the output and a clean end."""
-    assert process_streams.SILENCE_S == 4.0  # the official synchronous client gives up after 5
-    monkeypatch.setattr(process_streams, "SILENCE_S", 0.05)
+    assert streams.SILENCE_S == 4.0  # the official synchronous client gives up after 5
+    monkeypatch.setattr(streams, "SILENCE_S", 0.05)
     await api.start(f"echo first; cat {gate.path}; echo last", name="k")
     async with api.client.get("/process/k/logs/stream") as response:
         assert await read_line(response) == b"stdout:first\n"
@@ -179,7 +179,7 @@ async def test_events_do_not_wait_for_newlines(
     api: ProcessApi, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt is there before its answer; silence brings keepalive events, and no text of ours."""
-    monkeypatch.setattr(process_streams, "SILENCE_S", 0.05)
+    monkeypatch.setattr(streams, "SILENCE_S", 0.05)
     request = {"command": f"printf 'name? '; cat {gate.path}"}
     async with api.client.post("/process", json=request, headers=EVENTS) as response:
         assert json.loads(await read_line(response)) == {"type": "stdout", "data": "name? "}

@@ -211,3 +211,21 @@ async def test_every_name(send: Send, work: Path, name: bytes) -> None:
     status, done = await send("POST", f"/{reply['uploadId']}/complete", json={"parts": [part]})
     assert (status, done["path"]) == (200, reply["path"])
     assert os.listdir(os.fsencode(work)) == [name]
+
+
+async def test_complete_under_a_condition(send: Send, client: TestClient, work: Path) -> None:
+    """A 412 leaves the file and the session; one that fits completes it."""
+    (work / "f").write_bytes(b"old")
+    async with client.head("/filesystem/f") as reply:
+        current = reply.headers["ETag"]
+    session = await initiate(send, "f")
+    body = {"parts": [await upload(send, session, 1, b"new")]}
+    for name, value in (("If-Match", '"x"'), ("If-None-Match", current), ("If-None-Match", "*")):
+        status, answer = await send(
+            "POST", f"/{session}/complete", json=body, headers={name: value}
+        )
+        assert (status, f"{name} does not hold" in answer["error"]) == (412, True)
+        assert (work / "f").read_bytes() == b"old"
+    status, _ = await send("POST", f"/{session}/complete", json=body, headers={"If-Match": current})
+    assert (status, (work / "f").read_bytes()) == (200, b"new")
+    assert os.listdir(work) == ["f"]

@@ -3,9 +3,11 @@
 import gzip
 import io
 import os
+import posixpath
 import stat
 import subprocess
 import tarfile
+import venv
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import PathResolver
 from sandbox_api.errors import FailedError
 from tests.core.archives.test_parsing import info, pack
-from tests.core.conftest import let_others_in
+from tests.core.conftest import MADE_UP, let_others_in
 
 LONG = "n" * 255
 
@@ -133,6 +135,16 @@ async def test_pack_leaves_out_what_is_no_file(ends: Ends, tmp_path: Path) -> No
         assert archive.getnames() == ["f"]
 
 
+@pytest.mark.parametrize(("path", "content"), MADE_UP)
+async def test_pack_what_the_kernel_makes_up(ends: Ends, path: str, content: bytes) -> None:
+    """It has the content that is read, not the size that is told."""
+    directory, name = posixpath.split(path)
+    with tarfile.open(fileobj=io.BytesIO(await ends.pack(directory))) as archive:
+        file = archive.extractfile(name)
+        assert file is not None
+        assert file.read() == content
+
+
 async def test_g29_pack_as_the_workload_user(
     tmp_path: Path, nobody_threads: FileThreads, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,19 +181,21 @@ ESCAPES = [
     (info("a/../../x"), "leads out"),
     (info("/x"), "leads out"),
     (info("out/x"), "leads out"),
-    (info("escape"), "leads out"),
+    (info("away/x"), "leads out"),
     (info("d/..", tarfile.DIRTYPE), "leads out"),
     (info("out/d", tarfile.DIRTYPE), "leads out"),
-    (info("l", tarfile.SYMTYPE, linkname="/etc/passwd"), "link that leads out"),
-    (info("l", tarfile.SYMTYPE, linkname=".."), "link that leads out"),
-    (info("d/l", tarfile.SYMTYPE, linkname="../../x"), "link that leads out"),
-    (info("l", tarfile.SYMTYPE, linkname="d/../x"), "link that leads out"),
-    (info("l", tarfile.SYMTYPE, linkname=""), "link that leads out"),
-    (info("l", tarfile.SYMTYPE, linkname="out/x"), "leads out"),
-    (info("in/l", tarfile.SYMTYPE, linkname="../../x"), "link that leads out"),
+    (info("out", tarfile.DIRTYPE), "leads out"),
+    (info("out/l", tarfile.SYMTYPE, linkname="x"), "leads out"),
+    (info("../l", tarfile.SYMTYPE, linkname="x"), "leads out"),
+    (info("l", tarfile.SYMTYPE, linkname=""), "a link needs a target"),
+    (info("l", tarfile.SYMTYPE, pax_headers={"linkpath": "a\0b"}), "NUL"),
+    (info("d", tarfile.SYMTYPE, linkname="x"), "is a directory"),
     (info("l", tarfile.LNKTYPE, linkname="../x"), "leads out"),
-    (info("l", tarfile.LNKTYPE, linkname="escape"), "leads out"),
-    (info("l", tarfile.LNKTYPE, linkname="d"), "is a directory"),
+    (info("l", tarfile.LNKTYPE, linkname="/etc/passwd"), "leads out"),
+    (info("l", tarfile.LNKTYPE, linkname="out/x"), "leads out"),
+    (info("out/l", tarfile.LNKTYPE, linkname="f"), "leads out"),
+    (info("l", tarfile.LNKTYPE, linkname="d"), "is no regular file"),
+    (info("l", tarfile.LNKTYPE, linkname="."), "is a directory"),
     (info("l", tarfile.LNKTYPE, linkname="missing"), "no such file"),
     (info("null", tarfile.CHRTYPE, devmajor=1, devminor=3), "device"),
     (info("disk", tarfile.BLKTYPE), "device"),
@@ -204,9 +218,10 @@ async def test_g25_unpack_never_leaves_the_directory(
     (root / "f").write_text("old")
     (root / "in").symlink_to("d")
     (root / "out").symlink_to("..")
-    (root / "escape").symlink_to("../x")
+    (root / "away").symlink_to(tmp_path / "nothing yet")
+    (tmp_path / "x").write_text("outside")
     before = {**facts(tmp_path)}
-    data = pack(tarfile.GNU_FORMAT, (info("before"), b"B"), (member, b""), (info("after"), b""))
+    data = pack(tarfile.PAX_FORMAT, (info("before"), b"B"), (member, b""), (info("after"), b""))
     with pytest.raises(FailedError, match=text) as caught:
         await ends.unpack("root", data)
     assert caught.value.fields == {"entries": 1}
@@ -229,6 +244,86 @@ async def test_g25_links_of_the_archive_cannot_be_used_to_leave(ends: Ends, tmp_
     await ends.unpack("root/", data)
     assert sorted(os.listdir(tmp_path / "root")) == ["a", "inside", "inside2", "l"]
     assert os.listdir(tmp_path) == ["root"]
+
+
+OUTGOING = ["/usr/bin/python3", "..", "../../x", "d/../../x", "/", "nowhere", ".", "d"]
+
+
+@pytest.mark.parametrize("target", OUTGOING)
+async def test_links_are_what_the_archive_says(ends: Ends, tmp_path: Path, target: str) -> None:
+    """Wherever they lead, in a new place and in that of an older file or link."""
+    (tmp_path / "root" / "d").mkdir(parents=True)
+    (tmp_path / "root" / "was a file").write_text("old")
+    (tmp_path / "root" / "was a link").symlink_to("old")
+    names = ("d/new", "was a file", "was a link")
+    links = [(info(name, tarfile.SYMTYPE, linkname=target, mtime=100), b"") for name in names]
+    again = [(info("again", tarfile.LNKTYPE, linkname="d/new"), b"")]
+    for _ in range(2):
+        await ends.unpack("root", pack(tarfile.GNU_FORMAT, *links, *again))
+        for name in (*names, "again"):
+            path = tmp_path / "root" / name
+            assert (os.readlink(path), path.lstat().st_mtime) == (target, 100)
+
+
+@pytest.mark.parametrize("leads_to", ["{outside}", "../outside", "first/../../outside"])
+@pytest.mark.parametrize("name", ["l/x", "first/l/x", "first/l/d/"])
+async def test_g25_nothing_is_written_through_a_link_of_the_archive(
+    ends: Ends, tmp_path: Path, leads_to: str, name: str
+) -> None:
+    """Not a file, a directory or a link: the name behind it ends the archive."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_text("old")
+    target = leads_to.format(outside=tmp_path / "outside")
+    before = facts(tmp_path / "outside")
+    link = [
+        (info("first/", tarfile.DIRTYPE), b""),
+        (info("l", tarfile.SYMTYPE, linkname=target), b""),
+        (info("first/l", tarfile.SYMTYPE, linkname="../l"), b""),
+    ]
+    for kind in (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+        member = info(name, kind, linkname="/" if kind == tarfile.SYMTYPE else "l")
+        with pytest.raises(FailedError, match="leads out of the directory") as caught:
+            await ends.unpack("root/", pack(tarfile.GNU_FORMAT, *link, (member, b"")))
+        assert caught.value.fields == {"entries": 3}
+        assert facts(tmp_path / "outside") == before
+
+
+async def test_g25_a_file_takes_the_place_of_a_link(ends: Ends, tmp_path: Path) -> None:
+    """What a link leads to stays as it is, inside and outside; also when it comes twice."""
+    (tmp_path / "outside").write_text("old")
+    data = pack(
+        tarfile.GNU_FORMAT,
+        (info("inside"), b"I"),
+        (info("a", tarfile.SYMTYPE, linkname="inside"), b""),
+        (info("a", mode=0o640), b"A"),
+        (info("b", tarfile.SYMTYPE, linkname=str(tmp_path / "outside")), b""),
+        (info("b"), b"B"),
+        (info("c", tarfile.SYMTYPE, linkname="d"), b""),
+        (info("d/", tarfile.DIRTYPE), b""),
+        (info("c"), b"C"),
+    )
+    await ends.unpack("root/", data)
+    found = {
+        path.name: path.read_text() for path in (tmp_path / "root").iterdir() if not path.is_dir()
+    }
+    assert found == {"inside": "I", "a": "A", "b": "B", "c": "C"}
+    assert not any(path.is_symlink() for path in (tmp_path / "root").iterdir())
+    assert stat.S_IMODE((tmp_path / "root" / "a").stat().st_mode) == 0o640
+    assert (tmp_path / "outside").read_text() == "old"
+
+
+async def test_a_virtual_environment_survives(ends: Ends, tmp_path: Path) -> None:
+    """Its python is a link that leads out; it still runs after the way there and back, twice."""
+    venv.create(tmp_path / "a" / "venv", symlinks=True, with_pip=False)
+    python = tmp_path / "a" / "venv" / "bin" / "python"
+    assert any(link.is_absolute() for link in map(Path.readlink, python.parent.glob("python*")))
+    data = await ends.pack("a", compressed=True)
+    for _ in range(2):
+        await ends.unpack("b/", data, compressed=True)
+        assert facts(tmp_path / "b") == facts(tmp_path / "a")
+    python = tmp_path / "b" / "venv" / "bin" / "python"
+    said = run([str(python), "-c", "import sys; print(sys.prefix)"]).decode().strip()
+    assert said == str(tmp_path / "b" / "venv")
 
 
 async def test_unpack_over_what_is_there(ends: Ends, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A process engine of its own for each test, and output without a process."""
 
 import asyncio
+import importlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,6 +45,7 @@ class Engine:
 
 
 OpenEngine = Callable[..., Awaitable[Engine]]
+Successor = Callable[..., Awaitable[Engine]]
 
 
 @pytest.fixture
@@ -92,6 +94,36 @@ async def _end_all(processes: Processes) -> None:
 async def engine(open_engine: OpenEngine) -> Engine:
     """A process engine with default limits."""
     return await open_engine()
+
+
+@pytest.fixture
+def successor(engine: Engine, open_engine: OpenEngine) -> Successor:
+    """`await successor()`: the engine lets go, and the next one takes over."""
+
+    async def open_next(**limits: float) -> Engine:
+        engine.processes.close()
+        return await open_engine(**limits)
+
+    return open_next
+
+
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restarts come after 50 ms."""
+    supervision = importlib.import_module("sandbox_api.core.processes.supervision")
+    monkeypatch.setattr(supervision, "RESTART_PAUSE_S", 0.05)
+
+
+def record(engine: Engine, process: Process) -> Path:
+    """The file that holds a process's record."""
+    return engine.records / f"{process.output.run}.json"
+
+
+def found(engine: Engine, name: str) -> Process:
+    """A process that the next engine knows."""
+    process = engine.processes.find(name)
+    assert process is not None
+    return process
 
 
 class Writer:

@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 import pytest
 
-from sandbox_api.core import linux
 from sandbox_api.core.processes import adoption
 from sandbox_api.core.processes.adoption import Adoptions
+from sandbox_api.core.processes.holding import exit_status
 from sandbox_api.core.processes.reaper import UNKNOWN_EXIT, Exit, Reaper
 from sandbox_api.core.processes.tree import ProcessStat, read_stat
 
@@ -87,7 +87,7 @@ def kernel_tells() -> bool:
     """Whether a pidfd tells how a process ended that was not our child (Linux 6.15)."""
     with subprocess.Popen(["true"]) as child:
         pidfd = os.pidfd_open(child.pid)
-    told = linux.pidfd_exit_status(pidfd)
+    told = exit_status(pidfd)
     os.close(pidfd)
     return told is not None
 
@@ -117,7 +117,7 @@ async def test_g14_an_exit_that_nobody_knows_is_not_invented(
     adoptions: Adoptions, stranger: Stranger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an older kernel, when its parent was faster."""
-    monkeypatch.setattr(linux, "pidfd_exit_status", lambda pidfd: None)
+    monkeypatch.setattr(adoption, "exit_status", lambda pidfd: None)
     monkeypatch.setattr(adoption, "read_exit_status", lambda pid, start: None)
     monkeypatch.setattr(adoption, "LOOK_AGAIN_TIMES", 3)
     stat = stranger("exit 3")
@@ -132,7 +132,7 @@ async def test_a_zombie_tells_how_it_ended(
     adoptions: Adoptions, neglected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On an older kernel, when its parent never asks: what /proc shows is enough."""
-    monkeypatch.setattr(linux, "pidfd_exit_status", lambda pidfd: None)
+    monkeypatch.setattr(adoption, "exit_status", lambda pidfd: None)
     stat = read_stat(neglected)
     assert stat is not None
     child = adoptions.adopt(neglected, stat.start)

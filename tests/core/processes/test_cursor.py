@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_api.api.output_events import flush_events, frame_events
+from sandbox_api.api.processes.events import flush_events, frame_events
 from sandbox_api.core.processes import framing, journal, logfile
 from sandbox_api.core.processes.cursor import Cursor, Piece
 from sandbox_api.core.processes.follower import Follower

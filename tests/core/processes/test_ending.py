@@ -126,6 +126,7 @@ CHILDREN = """
 sleep 61 & echo $!
 setsid sleep 62 & echo $!
 setsid sh -c 'sleep 63 & echo $!; setsid sleep 64 & echo $!; wait' & echo $!
+setsid sh -c 'echo $$; exec sleep 66 >/dev/null 2>&1' &
 exec 3>/dev/null; {end}
 """
 
@@ -138,10 +139,10 @@ def pids(process: Process) -> list[int]:
 @pytest.mark.parametrize("end", ["wait", "exec sleep 65", "trap '' TERM; wait; wait; sleep 60"])
 async def test_g11_a_kill_ends_the_whole_tree(engine: Engine, started: Started, end: str) -> None:
     """Children and grandchildren, in sessions of their own too, are dead when it answers."""
-    process = await started(CHILDREN.format(end=end), lines=5)
+    process = await started(CHILDREN.format(end=end), lines=6)
     begin = time.monotonic()
     _, survivors = await engine.processes.kill(process.name)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5  # without waiting for a grace; a bench has the real bound
     assert survivors == []
     assert [pid for pid in pids(process) if alive(pid)] == []
     assert outcome(process) == (Status.KILLED, -1, "SIGKILL")
@@ -151,7 +152,7 @@ async def test_g11_a_stop_reaches_the_whole_tree(
     engine: Engine, started: Started, eventually: Eventually
 ) -> None:
     """Children in sessions of their own get the SIGTERM as well."""
-    process = await started(CHILDREN.format(end="wait"), lines=5)
+    process = await started(CHILDREN.format(end="wait"), lines=6)
     await engine.processes.stop(process.name)
     children = pids(process)
     await eventually(lambda: not any(map(alive, children)))

@@ -2,7 +2,7 @@
 
 from unittest.mock import patch
 
-from sandbox_api.api.output_events import frame_events
+from sandbox_api.api.processes.events import frame_events
 from sandbox_api.core.processes import framing
 from sandbox_api.core.processes.cursor import Piece
 from sandbox_api.core.processes.framing import CONTINUED, Unfinished, flush_lines, frame_lines

@@ -18,51 +18,28 @@ import pytest
 
 from sandbox_api.core.environment import Environment
 from sandbox_api.core.paths import PathResolver
-from sandbox_api.core.processes import Directories, Process, Processes, ProcessSpec, Status
+from sandbox_api.core.processes import Directories, Processes, ProcessSpec, Status
 from sandbox_api.core.processes.records import Records
 from sandbox_api.core.processes.tree import read_stat
-from tests.core.processes.conftest import ENVIRONMENT, Engine, OpenEngine, text
+from tests.core.processes.conftest import (
+    ENVIRONMENT,
+    Engine,
+    OpenEngine,
+    Successor,
+    found,
+    record,
+    text,
+)
 
 Eventually = Callable[..., Awaitable[Any]]
-Successor = Callable[..., Awaitable[Engine]]
 
 MIB = 1 << 20
 DEAF = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 
 
-@pytest.fixture
-def successor(engine: Engine, open_engine: OpenEngine) -> Successor:
-    """`await successor()`: the engine lets go, and the next one takes over."""
-
-    async def open_next(**limits: float) -> Engine:
-        engine.processes.close()
-        return await open_engine(**limits)
-
-    return open_next
-
-
-@pytest.fixture
-def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restarts come after 50 ms."""
-    supervision = importlib.import_module("sandbox_api.core.processes.supervision")
-    monkeypatch.setattr(supervision, "RESTART_PAUSE_S", 0.05)
-
-
-def record(engine: Engine, process: Process) -> Path:
-    """The file that holds a process's record."""
-    return engine.records / f"{process.output.run}.json"
-
-
 def change(path: Path, **values: object) -> None:
     """Change a record, as time or somebody else would."""
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
-
-
-def found(engine: Engine, name: str) -> Process:
-    """A process that the next engine knows."""
-    process = engine.processes.find(name)
-    assert process is not None
-    return process
 
 
 def end(pid: int) -> None:
@@ -109,19 +86,24 @@ async def test_g14_the_list_keeps_its_order(engine: Engine, successor: Successor
 
 
 async def test_g14_a_living_process_goes_on(
-    engine: Engine, successor: Successor, eventually: Eventually
+    engine: Engine, successor: Successor, eventually: Eventually, tmp_path: Path
 ) -> None:
     """Its name is taken, its output is complete, its exit is seen; a second time as well."""
-    command = "for n in $(seq 100); do echo $n; sleep 0.01; done; exit 4"
-    process = await engine.start(command, name="loop")
-    await eventually(lambda: text(process.output).endswith(b"\n20\n"))
+    os.mkfifo(tmp_path / "lines")
+    process = await engine.start(f"cat {tmp_path / 'lines'}; exit 4", name="loop")
+    lines = await asyncio.to_thread(os.open, tmp_path / "lines", os.O_WRONLY)
+    os.write(lines, b"one\n")
+    await eventually(lambda: text(process.output) == b"one\n")
     middle = await successor()
     assert found(middle, "loop").running
-    await eventually(lambda: text(found(middle, "loop").output).endswith(b"\n60\n"))
+    os.write(lines, b"two\n")
+    await eventually(lambda: text(found(middle, "loop").output) == b"one\ntwo\n")
     middle.processes.close()
+    os.write(lines, b"three\n")
     after = found(await successor(), "loop")
+    os.close(lines)
     assert await middle.processes.wait(after, 5)
-    assert text(after.output) == b"".join(b"%d\n" % n for n in range(1, 101))
+    assert text(after.output) == b"one\ntwo\nthree\n"
     assert (after.status, after.exit_code) == (Status.FAILED, 4)
 
 
@@ -344,14 +326,27 @@ async def test_removed_logs_are_a_gap(engine: Engine, successor: Successor) -> N
     assert (after.status, text(after.output)) == (Status.COMPLETED, b"")
 
 
+async def test_a_run_whose_directory_is_gone(engine: Engine, successor: Successor) -> None:
+    """A process that lives is listed without its output, and can be stopped by its name."""
+    process = await engine.start("echo before; exec sleep 60", name="x")
+    await engine.run("true", name="other")
+    await asyncio.to_thread(shutil.rmtree, engine.directory / process.output.run)
+    after = await successor()
+    assert [one.name for one in after.processes.list()] == ["x", "other"]
+    assert text(found(after, "x").output) == b""
+    stopped = await after.processes.stop("x")
+    assert (stopped.pid, stopped.status) == (process.pid, Status.STOPPED)
+
+
 async def test_a_run_that_is_gone_is_told(
     engine: Engine, successor: Successor, reap: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its pipes a living process cannot be taken over; it is left alone, others are not."""
+    """Where no pipes can be made a living process is not taken over; it is left alone."""
     process = await engine.start("exec sleep 60", name="x")
     reap.append(process.pid)
     await engine.run("true", name="other")
     await asyncio.to_thread(shutil.rmtree, engine.directory / process.output.run)
+    (engine.directory / process.output.run).write_text("in the way")
     after = await successor()
     assert [one.name for one in after.processes.list()] == ["other"]
     assert "the output of process x is lost: " in caplog.text

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox_api.api.output_events import Told, flush_offset_events, frame_offset_events
+from sandbox_api.api.processes.events import Told, flush_offset_events, frame_offset_events
 from sandbox_api.core.processes import begin, cursor, journal, logfile
 from sandbox_api.core.processes.begin import ALIGN_BYTES, Begin, find_begin
 from sandbox_api.core.processes.cursor import Cursor, Piece

@@ -2,13 +2,19 @@
 
 import asyncio
 import errno
+import importlib
 import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from sandbox_api.core.identity import Identity
 from sandbox_api.core.processes import Status
+from sandbox_api.errors import FailedError, InvalidError
 from tests.core.processes.conftest import Engine, OpenEngine, text
 
 NOBODY = Identity(65534, 65534, (65534, 4242), "somebody", "/nonexistent")
@@ -67,3 +73,60 @@ async def test_g29_the_workload_user_can_open_its_streams_again(as_nobody: Engin
     process = await as_nobody.run("echo out > /dev/stdout; echo err > /dev/stderr")
     assert sorted(text(process.output).split()) == [b"err", b"out"]
     assert process.exit_code == 0
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user reaches; tmp_path lies in a private one."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+
+
+async def test_g29_the_directory_is_entered_as_the_workload_user(
+    as_nobody: Engine, open_directory: Path
+) -> None:
+    """What it may not enter is refused, though the daemon could; a link is no way around."""
+    locked, link = open_directory / "locked", open_directory / "link"
+    locked.mkdir(mode=0o700)
+    link.symlink_to(locked)
+    for directory in (locked, link):
+        with pytest.raises(FailedError, match=r"could not access .*: [Pp]ermission denied"):
+            await as_nobody.start("touch x", working_dir=str(directory))
+    locked.chmod(0o711)  # it may enter, and not list
+    process = await as_nobody.run("pwd", working_dir=str(locked))
+    assert text(process.output).decode() == f"{locked}\n"
+
+
+async def test_a_name_that_is_taken_while_the_directory_is_looked_at(engine: Engine) -> None:
+    """Of two at the same time, one gets the name."""
+    starts = [engine.start("exec sleep 60", name="x", working_dir="/") for _ in range(5)]
+    outcomes = await asyncio.gather(*starts, return_exceptions=True)
+    assert len([one for one in outcomes if isinstance(one, InvalidError)]) == 4
+
+
+async def test_a_stop_while_the_directory_of_a_restart_is_looked_at(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The restart does not come; the process was stopped."""
+    supervision = importlib.import_module("sandbox_api.core.processes.supervision")
+    monkeypatch.setattr(supervision, "RESTART_PAUSE_S", 0.01)
+    spec = {"restart_on_failure": True, "max_restarts": -1, "working_dir": str(tmp_path)}
+    process = await engine.start("echo run; read line; exit 1", name="x", stdin=True, **spec)
+    looking, go_on = threading.Event(), threading.Event()
+
+    def look(*_: object) -> None:
+        looking.set()
+        go_on.wait(5)
+
+    engines = importlib.import_module("sandbox_api.core.processes.processes")
+    monkeypatch.setattr(engines, "check_directory", look)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await asyncio.to_thread(looking.wait, 5)
+    stopping = asyncio.create_task(engine.processes.stop("x"))
+    await process.wanted.wait()
+    go_on.set()
+    assert (await stopping).status is Status.STOPPED
+    assert text(process.output).count(b"run\n") == 1

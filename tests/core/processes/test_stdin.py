@@ -34,7 +34,7 @@ async def child() -> AsyncIterator[Child]:
     """A child that reads when the test says so, and may stall for a short while only."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
-    stdin = Stdin(write_fd, STALL_S)
+    stdin = Stdin(write_fd, lambda: None, STALL_S)
     yield Child(read_fd, stdin)
     stdin.close()
     os.close(read_fd)

@@ -11,10 +11,12 @@ import pytest
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.errors import (
     FailedError,
+    ForbiddenError,
     InternalError,
     InvalidError,
     NotFoundError,
 )
+from tests.core.conftest import let_others_in
 from tests.core.uploads.conftest import KIB4, House, md5
 
 A, B, C = (letter * KIB4 for letter in (b"a", b"b", b"c"))
@@ -298,8 +300,7 @@ async def test_g29_parts_belong_to_the_workload_user(
 ) -> None:
     """Parts and file are written with its rights; where it may not write, the upload fails."""
     house = House(tmp_path, nobody_threads)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(path.stat().st_mode | 0o711)
+    let_others_in(tmp_path)
     house.work.chmod(0o777)
     await house.restart()
     upload = await house.initiate()
@@ -320,7 +321,7 @@ async def test_g29_parts_belong_to_the_workload_user(
         if expected == A + B:  # its own file in a directory that it cannot write: in place
             await house.complete(upload, *parts)
         else:
-            with pytest.raises(FailedError, match="permission denied"):
+            with pytest.raises(ForbiddenError, match="permission denied"):
                 await house.complete(upload, *parts)
             await house.uploads.abort(upload)
         assert house.content(name) == expected

@@ -7,10 +7,15 @@ import sys
 from aiohttp import web
 
 from sandbox_api.api.audit import audit
-from sandbox_api.api.log_queries import read_begin, read_max_bytes, wants_events, wants_part
-from sandbox_api.api.process_replies import end_reply, logs_reply, process_reply
-from sandbox_api.api.process_start import start_process
-from sandbox_api.api.process_streams import send_lines, send_log_events
+from sandbox_api.api.processes.log_queries import (
+    read_begin,
+    read_max_bytes,
+    wants_events,
+    wants_part,
+)
+from sandbox_api.api.processes.replies import end_reply, logs_reply, process_reply
+from sandbox_api.api.processes.start import start_process
+from sandbox_api.api.processes.streams import send_lines, send_log_events
 from sandbox_api.api.schemas.base import MessageReply
 from sandbox_api.api.wire import PROCESSES, SETTINGS, body_chunks, json_bytes_reply, json_reply
 from sandbox_api.core.processes import Process
@@ -146,8 +151,6 @@ def _no_stdin(process: Process) -> ConflictError:
         reason = "it is not running"
     elif process.restarting:
         reason = "it waits for its restart, try again"
-    elif process.stdin is None:
-        reason = "it was closed when the daemon was restarted"
     return ConflictError(f"process {process.name} has no open stdin: {reason}", process.who)
 
 

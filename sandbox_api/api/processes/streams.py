@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from sandbox_api.api.output_events import (
+from sandbox_api.api.processes.events import (
     KEEP_ALIVE_EVENT,
     Told,
     event,
@@ -22,7 +22,7 @@ from sandbox_api.api.output_events import (
     frame_offset_events,
     offset_fields,
 )
-from sandbox_api.api.process_replies import process_reply
+from sandbox_api.api.processes.replies import process_reply
 from sandbox_api.api.wire import SETTINGS, SHUTDOWN
 from sandbox_api.core.processes import Process
 from sandbox_api.core.processes.cursor import NOTHING

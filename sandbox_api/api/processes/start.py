@@ -9,8 +9,8 @@ import asyncio
 from aiohttp import web
 
 from sandbox_api.api.audit import audit
-from sandbox_api.api.process_replies import process_reply
-from sandbox_api.api.process_streams import (
+from sandbox_api.api.processes.replies import process_reply
+from sandbox_api.api.processes.streams import (
     keep_alive_until,
     open_events,
     send_error_event,
@@ -93,8 +93,11 @@ async def _await_ports(
 async def _await_end(
     request: web.Request, process: Process, timeout_s: int, deadline: float | None
 ) -> None:
-    left_s = deadline and max(deadline - asyncio.get_running_loop().time(), 0.0)
-    if not await request.app[PROCESSES].wait(process, left_s):
+    loop = asyncio.get_running_loop()
+    left_s = deadline and max(deadline - loop.time(), 0.0)
+    ended = await request.app[PROCESSES].wait(process, left_s)
+    # with keepAlive its end comes at this deadline too, and the answer must not depend on chance
+    if not ended or (process.timed_out and deadline and loop.time() >= deadline):
         raise DeadlineError(f"process timed out after {timeout_s} seconds", process.who)
 
 

@@ -1,0 +1,14 @@
+"""Finding files by name, by some characters of their path, and by content.
+
+| module | what it owns |
+|---|---|
+| `searches` | where searches run, how long they may take, and as whom |
+| `find` | names |
+| `fuzzy`, `scoring`, `letters` | characters of a path in order; how well they fit; either case |
+| `grep`, `lines`, `matching` | content of files; its lines; which of them match |
+| `worker` | the process that applies regular expressions, which may never end |
+| `until` | when a search ends early, and what it then has |
+
+All of them go through `core/walk.py`. Nothing is imported here: the worker is a process of its own,
+which has to start fast.
+"""
