@@ -19,7 +19,7 @@ from sources import Source, fetch_debian, fetch_python_packages
 from target import ROOT, TARGETS, make_toolchain
 
 CACHE = Path(os.environ.get("SANDBOX_BUILD_CACHE") or Path.home() / ".cache/sandbox-api-build")
-NATIVE = "amd64"
+NATIVE = next((arch for arch, target in TARGETS.items() if target.is_native), "amd64")
 PYTHON = "python3.11"
 
 

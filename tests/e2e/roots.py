@@ -47,6 +47,7 @@ def make_scratch(root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (root / "etc/hostname").write_text("sandbox\n")
     for device in ("null", "urandom"):
         minor = {"null": 3, "urandom": 9}[device]
         os.mknod(root / "dev" / device, 0o20666, os.makedev(1, minor))

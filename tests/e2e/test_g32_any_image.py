@@ -102,6 +102,22 @@ def check_upload(case: Case) -> None:
     assert case.request("GET", path) == (200, b"".join(parts))
 
 
+def check_search(case: Case) -> None:
+    """By name, by content in a process of its own, and with a typo (rapidfuzz, when first used)."""
+    for request in (
+        "/filesystem-find//etc?patterns=host*",
+        "/filesystem-content-search//etc?regex=true&query=ro%2Bt|localh.st",
+        "/filesystem-search//etc?approximate=true&query=hotsname",
+    ):
+        reply = case.json("GET", request)
+        assert reply["matches"], (request, reply)
+
+
+def check_terminal(case: Case) -> None:
+    """The page; sessions are tested where there is a pty (tests/e2e)."""
+    assert case.request("GET", "/terminal")[0] == 200
+
+
 def check_command(case: Case) -> None:
     """Output and exit code; the child's environment is the daemon's, nothing added or changed."""
     if not case.has_shell:
@@ -142,6 +158,8 @@ CHECKS = (
     check_pages,
     check_files,
     check_upload,
+    check_search,
+    check_terminal,
     check_command,
     check_log,
 )
