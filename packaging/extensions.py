@@ -174,8 +174,9 @@ def _make_crate(builder: Builder, source: Source, module: dict[str, Any]) -> Ext
         join(builder, name, [whole], directory)
         run("rm", "-rf", directory / "target", whole, cwd=directory)
 
-    code = recipe(_make_crate, _cargo_variables)
-    inputs = builder.inputs(source.version, module, PINS["rust"], code)
+    code = recipe(_make_crate, _cargo_variables, join)
+    compilers = [builder.toolchain.bin.name, builder.interpreter.version, PINS["rust"]]
+    inputs = [*compilers, source.version, module, code]
     step = builder.cache.step(f"{name}-{builder.arch}", inputs, make)
     return Extension(name, step / "module.o")
 

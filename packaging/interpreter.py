@@ -105,6 +105,7 @@ def make_interpreter(
         paths,
         THREAD_STACK_BYTES,
         XATTR_FLAGS,
+        LEFT_OUT,
         code,
     ]
     made = cache.step(f"python-{toolchain.target.arch}", inputs, make)
