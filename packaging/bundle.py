@@ -41,13 +41,6 @@ class Module:
     is_package: bool
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """Files for the link step: `bundle.bin` and `frozen.h` in a directory."""
-
-    directory: Path
-
-
 def find_modules(directory: Path) -> Iterator[Module]:
     """All modules below a directory that is on a path of modules."""
     for path in sorted(directory.rglob("*.py")):
