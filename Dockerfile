@@ -1,23 +1,21 @@
-# Runs the daemon on a Python base image: docker build -t sandbox-api . && docker run -p 8080:8080 sandbox-api
-FROM python:3.13-slim AS build
-WORKDIR /src
-RUN python -m venv /opt/sandbox-api
-COPY requirements.lock .
-RUN /opt/sandbox-api/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
-COPY sandbox_api sandbox_api
-RUN /opt/sandbox-api/bin/pip install --no-cache-dir --no-deps . \
-    && /opt/sandbox-api/bin/python -m compileall -q /opt/sandbox-api/lib \
-    && /opt/sandbox-api/bin/pip uninstall --yes --quiet pip
-
-FROM python:3.13-slim
-# curl: how entrypoint.sh, and most people, talk to the daemon
+# An image that holds the daemon as the single file /sandbox-api, for the images that you make:
+#   docker build --build-arg COMMIT=$(git rev-parse --short=12 HEAD) -t sandbox-api .
+#   COPY --from=sandbox-api /sandbox-api /usr/local/bin/sandbox-api
+FROM rust:1.95-bookworm AS build
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends curl \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=build /opt/sandbox-api /opt/sandbox-api
-RUN ln -s /opt/sandbox-api/bin/sandbox-api /usr/local/bin/sandbox-api
-COPY entrypoint.sh /entrypoint.sh
-WORKDIR /workspace
+WORKDIR /src
+COPY packaging/prerequisites packaging/
+RUN packaging/prerequisites
+COPY . .
+ARG TARGETARCH=amd64 COMMIT=unknown
+RUN --mount=type=cache,target=/cache \
+    SANDBOX_BUILD_CACHE=/cache SANDBOX_BUILD_COMMIT=$COMMIT scripts/build --arch "$TARGETARCH" \
+    && cp "dist/sandbox-api-linux-$TARGETARCH" dist/sandbox-api \
+    && cp "dist/sandbox-api-linux-$TARGETARCH.licenses.txt" dist/sandbox-api.licenses.txt
+
+FROM scratch
+COPY --from=build /src/dist/sandbox-api /src/dist/sandbox-api.licenses.txt /
 EXPOSE 8080
-ENTRYPOINT ["/entrypoint.sh"]
+ENTRYPOINT ["/sandbox-api"]

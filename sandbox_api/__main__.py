@@ -14,13 +14,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sandbox_api import __version__
+from sandbox_api import __version__, build
 from sandbox_api.api.mcp.stdio import serve_stdio
 from sandbox_api.api.server import Runner
 from sandbox_api.api.wire import HOST, PROCESSES
 from sandbox_api.app import create_app
 from sandbox_api.core import linux
 from sandbox_api.core.searches import worker
+from sandbox_api.core.surroundings import missing_parts
 from sandbox_api.errors import FailedError, SandboxError, os_reason
 from sandbox_api.flags import USAGE, Flags, UsageError, parse_flags
 from sandbox_api.log import LineWriter, start_logging
@@ -54,14 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{exc}\n{USAGE}")
         return EXIT_USAGE
     if flags.help or flags.version:
-        sys.stdout.write(USAGE if flags.help else f"sandbox-api {__version__}\n")
+        sys.stdout.write(USAGE if flags.help else f"{version()}\n")
         return 0
     with closing(start_logging()) as lines:
         return _run(flags, lines)
 
 
+def version() -> str:
+    """One line for `--version`: what this is, and what it was built from."""
+    return f"sandbox-api {__version__} (commit {build.COMMIT}, built {build.TIME})"
+
+
 def _run(flags: Flags, lines: LineWriter) -> int:
     """Everything that can fail fails before the first side effect: settings, user, port."""
+    for text in missing_parts():
+        log.warning("%s", text)
     if flags.ignored:
         log.warning("arguments after the flags are ignored", extra={"arguments": flags.ignored})
     try:

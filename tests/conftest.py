@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import (
@@ -30,6 +29,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from sandbox_api.api.server import Runner
 from sandbox_api.app import create_app
 from sandbox_api.settings import Settings
+from tests.serving import DAEMON
 
 log = logging.getLogger(__name__)
 LAUNCH = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
@@ -116,7 +116,7 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., SimpleNamespace]]:
         path = tmp_path / f"daemon-{len(running)}.log"
         state = {"HOME": str(tmp_path), "SANDBOX_STATE_DIR": str(tmp_path / "state")}
         daemon_flags = [*(("-p", "0") if ready else ()), *flags]
-        command = [*under, sys.executable, "-m", "sandbox_api", *daemon_flags]
+        command = [*under, *DAEMON, *daemon_flags]
         with path.open("wb") as stderr:
             variables = {**LAUNCH, **state, **(env or {})}
             process = subprocess.Popen(command, stderr=stderr, cwd=tmp_path, env=variables)

@@ -1,8 +1,17 @@
-"""A small server for commands under test: it listens where it is told, and stays."""
+"""What serves in tests: the daemon, and a small server that listens where it is told, and stays."""
 
+import os
 import shlex
 import socket
 import sys
+from typing import Final
+
+# What starts the daemon that is tested: the source, or the file that SANDBOX_API_BIN names.
+DAEMON: Final = (
+    [os.environ["SANDBOX_API_BIN"]]
+    if os.environ.get("SANDBOX_API_BIN")
+    else [sys.executable, "-m", "sandbox_api"]
+)
 
 _PROGRAM = """
 import socket, sys

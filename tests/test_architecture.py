@@ -18,7 +18,7 @@ MAX_TEST_LINES = 60
 
 # Who may import whom: only what stands further up, or beside it in the same room.
 LAYERS = (
-    {"sandbox_api", "errors"},
+    {"sandbox_api", "build", "errors"},
     {"core"},
     {"settings", "log", "flags"},
     {"api"},

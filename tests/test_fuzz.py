@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
 from tests.core.conftest import let_others_in
+from tests.serving import DAEMON
 
 DOCUMENT = Path(__file__).parents[1] / "openapi.yml"
 COMMANDS = ("true", "exit 3", "echo out; echo err >&2", "kill -9 $$", "printf 'no newline'")
@@ -81,7 +81,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     flags = ["-user", f"{NOBODY}:{NOBODY}"] if os.geteuid() == 0 else []
     with (root.parent / "fuzz.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox_api", "-p", str(port), *flags],
+            [*DAEMON, "-p", str(port), *flags],
             cwd=root,
             env={
                 "PATH": os.environ["PATH"],

@@ -3,10 +3,10 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,13 +19,14 @@ import pytest
 
 from sandbox_api import __version__
 from sandbox_api.__main__ import bind
+from tests.serving import DAEMON
 
 StartDaemon = Callable[..., SimpleNamespace]
 
 
 def run(*flags: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """The daemon where it ends by itself."""
-    command = [sys.executable, "-m", "sandbox_api", *flags]
+    command = [*DAEMON, *flags]
     environment = {"PATH": os.environ["PATH"], "HOME": "/", **variables}
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=20, check=False
@@ -58,7 +59,8 @@ def test_help_and_version() -> None:
     shown = run("-h")
     assert shown.returncode == 0
     assert "-token-file" in shown.stdout
-    assert run("--version").stdout == f"sandbox-api {__version__}\n"
+    told = rf"sandbox-api {re.escape(__version__)} \(commit \S+, built \S+\)\n"
+    assert re.fullmatch(told, run("--version").stdout)
 
 
 @pytest.mark.parametrize("flags", [["-nope"], ["-p", "x"], ["-c"]])
@@ -220,7 +222,7 @@ def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     daemon = SimpleNamespace(port=port)
-    command = [sys.executable, "-m", "sandbox_api", "-p", str(port)]
+    command = [*DAEMON, "-p", str(port)]
     environment = {"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": str(tmp_path)}
     process = subprocess.Popen(command, stderr=write_end, env=environment, cwd=tmp_path)
     try:

@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from sandbox_api import __version__
+from sandbox_api import __version__, build
 from sandbox_api.api.schemas.system import HealthReply, LastUpgrade, WelcomeReply
 from sandbox_api.api.wire import SETTINGS, json_reply
 from sandbox_api.log import timestamp
@@ -55,8 +55,8 @@ async def health(request: web.Request) -> web.Response:
     uptime_s = time.monotonic() - started.monotonic_s
     reply = HealthReply(
         version=__version__,
-        git_commit="unknown",
-        build_time="unknown",
+        git_commit=build.COMMIT,
+        build_time=build.TIME,
         go_version=f"python{platform.python_version()}",
         os="linux",
         arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sandbox_api.core.processes.tree import read_stat
+from tests.e2e.roots import MAKERS, Roots
 from tests.serving import free_port
 
 StartDaemon = Callable[..., SimpleNamespace]
@@ -131,3 +132,19 @@ def sandbox(start_daemon: StartDaemon) -> Sandbox:
     one = Sandbox(start_daemon)
     one.start()
     return one
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
+    """`roots("musl")`: a root file system, made once."""
+    made: dict[str, Path] = {}
+
+    def root(name: str) -> Path:
+        if name not in made:
+            directory = tmp_path_factory.mktemp(name)
+            directory.chmod(0o755)
+            MAKERS[name](directory)
+            made[name] = directory
+        return made[name]
+
+    return root

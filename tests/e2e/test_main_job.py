@@ -19,7 +19,7 @@ import pytest
 T = TypeVar("T")
 
 ENTRYPOINT = Path(__file__).parents[2] / "entrypoint.sh"
-DAEMON = Path(sys.executable).with_name("sandbox-api")
+DAEMON = Path(os.environ.get("SANDBOX_API_BIN") or Path(sys.executable).with_name("sandbox-api"))
 DEADLINE_S = 20
 TOOLS = ("sh", "curl", "date", "sed", "sleep")
 

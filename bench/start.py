@@ -1,0 +1,80 @@
+"""Start time, memory and size of daemons, beside each other in one run.
+
+    bench/start.py [-n 10] dist/sandbox-api-linux-amd64 ".venv/bin/python -m sandbox_api"
+
+Start is from the spawn to the first answer of /health; PSS is that of the process after it.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+
+def measure(command: list[str]) -> tuple[float, ...]:
+    """To the first answer in ms, CPU until then in ms, PSS in MB, from SIGTERM to the end in ms."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as state:
+        environment = {"PATH": os.environ["PATH"], "SANDBOX_STATE_DIR": state}
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "-p", str(port)], env=environment, stderr=subprocess.DEVNULL
+        )
+        wait_until_up(port)
+        up = time.perf_counter()
+        cpu_ns = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        pss = next(line for line in rollup.splitlines() if line.startswith("Pss:"))
+        told = time.perf_counter()
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        ended = time.perf_counter()
+    return (up - started) * 1e3, cpu_ns / 1e6, int(pss.split()[1]) / 1e3, (ended - told) * 1e3
+
+
+def wait_until_up(port: int) -> None:
+    """Ask until there is an answer."""
+    while True:
+        connection = HTTPConnection("127.0.0.1", port)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except ConnectionError:
+            time.sleep(0.001)
+        finally:
+            connection.close()
+
+
+def main() -> None:
+    """Alternate between the commands, so that a busy moment is everybody's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=10)
+    parser.add_argument("commands", nargs="+")
+    arguments = parser.parse_args()
+    commands = {command: shlex.split(command) for command in arguments.commands}
+    runs: dict[str, list[tuple[float, ...]]] = {command: [] for command in commands}
+    for command in commands.values():
+        measure(command)  # not counted: the page cache is cold
+    for _ in range(arguments.n):
+        for text, command in commands.items():
+            runs[text].append(measure(command))
+    for text, values in runs.items():
+        start, cpu, pss, stop = (statistics.median(column) for column in zip(*values, strict=True))
+        low, high = min(row[0] for row in values), max(row[0] for row in values)
+        print(
+            f"start {start:.0f} ms ({low:.0f}-{high:.0f})  CPU {cpu:.0f} ms  "
+            f"PSS {pss:.1f} MB  stop {stop:.0f} ms  {text}"
+        )
+
+
+if __name__ == "__main__":
+    main()
