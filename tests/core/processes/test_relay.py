@@ -145,15 +145,15 @@ async def test_g14_lines_that_were_told_are_not_told_again(
     open_engine: OpenEngine, heard: Heard, eventually: Eventually
 ) -> None:
     """A daemon that takes over tells what is new."""
-    first = await open_engine(host=Host(tell=heard))
+    first = await open_engine(host=Host(tell=heard, holds_pipes=True))
     await first.start("echo old; read x; echo new", name="p", stdin=True)
     await eventually(lambda: heard.told)
     first.processes.close()
-    second = await open_engine(host=Host(tell=heard))
+    second = await open_engine(host=Host(tell=heard, holds_pipes=True))
     process = second.processes.find("p")
     assert process is not None
-    if process.stdin is not None:  # else it has read an end of file between the two
-        process.stdin.close()
+    assert process.stdin is not None
+    process.stdin.close()
     await eventually(lambda: len(heard.lines) == 2)
     assert heard.lines == [(OUT, "old"), (OUT, "new")]
 
