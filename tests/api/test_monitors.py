@@ -271,6 +271,7 @@ async def test_an_attempt_has_a_deadline(
     await program.turn()
     await monitor(client, program.pid, receiver.url)
     await asked(receiver, 2)
+    assert len(receiver.requests) >= 2
 
 
 async def test_redirects_stay_on_the_server(

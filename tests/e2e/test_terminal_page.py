@@ -90,6 +90,7 @@ async def test_the_end_is_readable(start_daemon: StartDaemon) -> None:
         await tab.until("terminal.buffer.active.cursorY === 0 && socket.readyState === 1")
         await tab.type("echo $((40 + 2))\r")
         await until_shown(tab, "42")
+        assert "has ended" not in await screen(tab)
 
 
 async def test_it_connects_again(start_daemon: StartDaemon) -> None:
@@ -105,6 +106,7 @@ async def test_it_connects_again(start_daemon: StartDaemon) -> None:
         await tab.until("document.getElementById('status').hidden && socket.readyState === 1")
         await tab.type("echo $((40 + 2))\r")
         await until_shown(tab, "42")
+        assert await tab.evaluate("document.getElementById('status').textContent") == ""
 
 
 async def test_much_output(start_daemon: StartDaemon) -> None:

@@ -16,5 +16,5 @@ def prepare_metadata_for_build_wheel(directory: str, config_settings: object = N
 
 
 def build_wheel(*_: object) -> str:
-    """PEP 517 wants it; nobody asks for it here."""
-    raise NotImplementedError
+    """PEP 517 wants it; what is downloaded here is built by packaging/extensions.py."""
+    raise RuntimeError("this stands in for metadata only: packaging/extensions.py builds rapidfuzz")

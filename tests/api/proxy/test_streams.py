@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_ends_the_apps_work(
         async with asyncio.timeout(10):
             await begun.wait()
             writer.close()
-            await ended.wait()
+            assert await ended.wait()
         begun.clear()
         ended.clear()
 

@@ -99,6 +99,7 @@ async def test_a_message_that_is_none_is_ignored(client: TestClient, text: str) 
         await page.socket.send_bytes(b"\xff\xfe")
         await page.type("echo $((40 + 2))\r")
         await page.until("42")
+        assert {message["type"] for message in page.messages} == {"output"}
 
 
 async def test_characters_are_whole(client: TestClient) -> None:
