@@ -16,7 +16,7 @@ from interpreter import Interpreter, make_interpreter
 from libraries import make_libraries
 from link import check, link
 from sources import Source, fetch_debian, fetch_python_packages
-from target import ROOT, TARGETS, make_toolchain
+from target import CARGO_HOME, ROOT, TARGETS, check_programs, make_toolchain
 
 CACHE = Path(os.environ.get("SANDBOX_BUILD_CACHE") or Path.home() / ".cache/sandbox-api-build")
 NATIVE = next((arch for arch, target in TARGETS.items() if target.is_native), "amd64")
@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--arch", choices=sorted(TARGETS), default=NATIVE)
     arguments = parser.parse_args()
     started = time.monotonic()
+    os.environ["PATH"] += f":{CARGO_HOME / 'bin'}"  # where rustup installs itself
     try:
         program = build(Cache(CACHE.resolve()), arguments.arch)
     except FetchError as exc:
@@ -44,6 +45,7 @@ def main() -> int:
 
 def build(cache: Cache, arch: str) -> Path:
     """Build for one architecture; returns the file in dist/."""
+    check_programs(TARGETS[arch])
     sources = fetch_debian(cache)
     toolchain = make_toolchain(cache, TARGETS[arch])
     libraries = make_libraries(cache, toolchain, sources)
@@ -61,7 +63,7 @@ def build(cache: Cache, arch: str) -> Path:
     work.mkdir(parents=True)
     make_bundle(cache, native, packages, facts(), work)
     program, _ = link(toolchain, interpreter, libraries, extensions, work)
-    check(toolchain, program, cache.root, ROOT, Path.home() / ".cargo")
+    check(toolchain, program, cache.root, ROOT, CARGO_HOME)
     published = _publish(program, arch)
     paperwork.write(builder, published, paperwork.collect(builder, sources, packages, sdists))
     cache.prune()
