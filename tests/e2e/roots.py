@@ -109,6 +109,9 @@ def make_debian(root: Path) -> None:
     if result.returncode:
         pytest.skip(f"debootstrap could not make a root: {result.stdout[-300:]}")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    if (root / "proc").is_symlink():  # to the machine's, until it is set up
+        (root / "proc").unlink()
+        (root / "proc").mkdir()
     if EMULATED:
         shutil.copy(root / "usr/share/base-passwd/passwd.master", root / "etc/passwd")
 
