@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from aiohttp import web
-
 from sandbox_api import __version__, build
 from sandbox_api.api.mcp.stdio import serve_stdio
 from sandbox_api.api.server import Runner
@@ -183,8 +181,7 @@ async def _serve(runner: Runner, listener: socket.socket) -> None:
     try:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
-        await site.start()
+        site = await runner.serve(listener, BACKLOG)
         port = listener.getsockname()[1]
         log.info("listening on port %d", port, extra={"port": port, "version": __version__})
         await told_to_stop.wait()
