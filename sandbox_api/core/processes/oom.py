@@ -1,6 +1,7 @@
 """Whether the kernel killed a process because memory ran out."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox_api.core.processes.hierarchy import own_directory
@@ -23,11 +24,7 @@ class OomKills:
     @classmethod
     def open(cls) -> "OomKills":
         """The nearest counter: of our own control group (v2, then v1), else the kernel's."""
-        for source in (
-            own_directory() / "memory.events",
-            own_directory("memory") / "memory.oom_control",
-            Path("/proc/vmstat"),
-        ):
+        for source in _counters():
             try:
                 return cls(source)
             except OSError:
@@ -64,3 +61,9 @@ class OomKills:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _counters() -> Iterator[Path]:
+    yield own_directory() / "memory.events"
+    yield own_directory("memory") / "memory.oom_control"
+    yield Path("/proc/vmstat")

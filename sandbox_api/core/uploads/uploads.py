@@ -88,7 +88,7 @@ class Uploads:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Take up the sessions of the last daemon, and let abandoned ones expire meanwhile."""
-        for session in await self._own_threads.run(self._metadata.load, self._max_age_s):
+        for session in self._metadata.load(self._max_age_s):  # nobody is served yet
             self._sessions[session.id] = session
         expiry = asyncio.create_task(self._expire_regularly())
         try:
