@@ -49,7 +49,7 @@ def surroundings():
         "environment": dict(os.environ),
         "directory": os.getcwd(),
         "files": files(os.environ["PLACE"]),
-        "signals, umask": status("Sig", "Shd", "Umask", "NoNewPrivs", "Uid", "Gid", "Groups"),
+        "signals, umask": status("SigBlk", "SigIgn", "SigCgt", "Umask", "Uid", "Gid"),
         "handlers": {str(n): repr(signal.getsignal(n)) for n in signal.valid_signals()},
         "limits": open("/proc/self/limits").read(),
         "streams": [repr(s) for s in (sys.stdin, sys.stdout, sys.stderr)],
