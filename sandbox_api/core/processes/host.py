@@ -54,7 +54,7 @@ def open_host(name: str, scale: ScaleFile, tell: Tell | None) -> Iterator[Host]:
         tell: is given each line of output; None where nobody wants them.
     """
     with ExitStack() as stack:
-        oom_kills = OomKills.open()
+        oom_kills = OomKills.nearest()
         stack.callback(oom_kills.close)
         reaper = Reaper(oom_kills)
         stack.callback(reaper.close)
