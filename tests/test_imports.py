@@ -9,12 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 IMPORT_ALL = """
 import importlib, pkgutil
 import sandbox_api
 for module in pkgutil.walk_packages(sandbox_api.__path__, "sandbox_api."):
     importlib.import_module(module.name)
 """
+
+# The same, and what the build does before it takes the image.
+PREPARE = IMPORT_ALL + "import sandbox_api.image; sandbox_api.image.prepare()"
 
 # What an import could change, as far as the kernel and the interpreter tell.
 SURROUNDINGS = """
@@ -125,6 +130,9 @@ OTHER_SURROUNDINGS = {
 }
 
 
+BOTH = pytest.mark.parametrize("script", [IMPORT_ALL, PREPARE], ids=["imports", "image"])
+
+
 def run_script(place: Path, script: str, **environment: str) -> Any:  # noqa: ANN401 - JSON
     """What a script prints in a new interpreter, in a directory of its own."""
     for name in ("home", "tmp", "work"):
@@ -148,22 +156,25 @@ def run_script(place: Path, script: str, **environment: str) -> Any:  # noqa: AN
     return json.loads(done.stdout)
 
 
-def test_an_import_changes_nothing(tmp_path: Path) -> None:
+@BOTH
+def test_an_import_changes_nothing(tmp_path: Path, script: str) -> None:
     """Neither in the process nor on the disk."""
-    assert run_script(tmp_path, SURROUNDINGS + IMPORT_ALL + COMPARE) == {}
+    assert run_script(tmp_path, SURROUNDINGS + script + COMPARE) == {}
 
 
-def test_an_import_makes_nothing_that_lives(tmp_path: Path) -> None:
+@BOTH
+def test_an_import_makes_nothing_that_lives(tmp_path: Path, script: str) -> None:
     """No loop, thread, socket or TLS context; aiohttp's client has two, and is not imported."""
-    assert run_script(tmp_path, IMPORT_ALL + ALIVE) == []
+    assert run_script(tmp_path, script + ALIVE) == []
 
 
-def test_an_import_remembers_nothing(tmp_path: Path) -> None:
+@BOTH
+def test_an_import_remembers_nothing(tmp_path: Path, script: str) -> None:
     """Two processes in different surroundings have the same constants, and empty caches."""
-    first = run_script(tmp_path / "one", IMPORT_ALL + VALUES)
+    first = run_script(tmp_path / "one", script + VALUES)
     second = run_script(
         tmp_path / "two",
-        "import os; os.umask(0o77); os.setpgid(0, 0)\n" + IMPORT_ALL + VALUES,
+        "import os; os.umask(0o77); os.setpgid(0, 0)\n" + script + VALUES,
         **OTHER_SURROUNDINGS,
     )
     assert len(first) > 1000
