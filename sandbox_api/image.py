@@ -1,8 +1,8 @@
 """What the one-file build does before it takes an image of the process that every daemon starts as.
 
-Then all that is imported when it is first used is there, and libraries have filled their caches, but
-nothing has happened that belongs to one process or machine (tests/test_imports.py). The client of
-aiohttp is left out: it makes TLS contexts, with the certificates of the machine.
+Then all that is imported when it is first used is there, and libraries have filled their caches.
+Nothing has happened that belongs to one process or machine (tests/test_imports.py): the client of
+aiohttp is left out, for it makes TLS contexts with the certificates of the machine.
 """
 
 import logging
