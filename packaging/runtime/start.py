@@ -5,8 +5,13 @@ import sys
 
 import _bundle
 
-if sys.argv[0] == "output-holder":  # a small program of its own, which needs nothing of the rest
+# Small programs of their own, which need little of the rest (`_program` in sandbox_api/__main__.py)
+if sys.argv[0] == "output-holder":
     exec(_bundle.code("sandbox_api.core.processes.holding"), {"__name__": "__main__"})
+if sys.argv[5:] == ["sandbox_api.core.searches.worker"]:
+    from sandbox_api.core.searches.worker import main
+
+    sys.exit(main())
 
 gc.disable()  # what is imported stays
 from sandbox_api.__main__ import main  # noqa: E402
