@@ -5,7 +5,8 @@ order when it stops.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from itertools import chain
 from pathlib import Path
 
 from aiohttp import web
@@ -67,6 +68,17 @@ DAY_S = 24 * HOUR_S
 STATE: web.AppKey[Path | None] = web.AppKey("state")
 
 
+def _resources(routes: Iterable[web.AbstractRouteDef]) -> tuple[web.AbstractResource, ...]:
+    """Routes as aiohttp looks them up: made once, since it compiles an expression for each."""
+    router = web.UrlDispatcher()
+    router.add_routes(routes)
+    return tuple(router.resources())
+
+
+RESOURCES = _resources(chain.from_iterable(module.ROUTES for module in HANDLERS))
+TERMINAL_RESOURCES = _resources(terminal.ROUTES)
+
+
 def create_app(settings: Settings) -> web.Application:
     """The whole daemon as an application; nothing happens before it is started.
 
@@ -105,11 +117,15 @@ def create_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_ports)
     _add_uploads(app, settings, environment)
     _add_mcp(app)
-    for module in HANDLERS:
-        app.add_routes(module.ROUTES)
+    _add_resources(app, RESOURCES)
     if settings.max_terminals:
         _add_terminals(app, settings, environment, paths)
     return app
+
+
+def _add_resources(app: web.Application, resources: Iterable[web.AbstractResource]) -> None:
+    for resource in resources:
+        app.router.register_resource(resource)
 
 
 async def _end_streams(app: web.Application) -> None:
@@ -270,7 +286,7 @@ def _add_terminals(
             yield
 
     app.cleanup_ctx.append(terminals)
-    app.add_routes(terminal.ROUTES)
+    _add_resources(app, TERMINAL_RESOURCES)
 
 
 def _limits(settings: Settings) -> Limits:
