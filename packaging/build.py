@@ -101,7 +101,7 @@ def facts() -> str:
     commit = os.environ.get("SANDBOX_BUILD_COMMIT") or _commit()
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-    return f"COMMIT = {commit!r}\nTIME = {built!r}\n"
+    return f"from _bundle import trim_memory\nCOMMIT = {commit!r}\nTIME = {built!r}\n"
 
 
 def _commit() -> str:

@@ -32,6 +32,9 @@ SKIPPED = re.compile(
     r"(__pycache__|test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data"
     r"|sqlite3|curses|dbm|msilib|venv|wsgiref|xmlrpc|xml|unittest|__phello__)/"
     r"|(turtle|antigravity|this|__hello__|pip-.*|.*\.dist-info)(\.py|/)"
+    r"|^(pydoc|doctest|pdb|bdb|profile|cProfile|pstats|trace|modulefinder|pickletools|mailbox|imaplib"
+    r"|nntplib|poplib|smtpd|smtplib|ftplib|telnetlib|webbrowser|aifc|sunau|wave|chunk|xdrlib|cgi|cgitb"
+    r"|optparse|plistlib|filecmp|fileinput|tabnanny|pyclbr|zipapp|timeit|symtable|code|codeop|cmd)\.py$"
 )
 
 

@@ -3,7 +3,6 @@
 #include <Python.h>
 #include <marshal.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "layout.h"
 
@@ -72,10 +71,10 @@ static PyObject *bundle_data(PyObject *self, PyObject *argument)
     return PyBytes_FromStringAndSize(start_of(entry), entry->size);
 }
 
-/* release(): give the memory of the bundle back; what is read later comes from the file again. */
-static PyObject *bundle_release(PyObject *self, PyObject *ignored)
+/* trim_memory(): what only the start needed goes back. */
+static PyObject *bundle_trim_memory(PyObject *self, PyObject *ignored)
 {
-    madvise((void *)BUNDLE, BUNDLE->size, MADV_DONTNEED);
+    trim_memory();
     Py_RETURN_NONE;
 }
 
@@ -83,7 +82,7 @@ static PyMethodDef methods[] = {
     {"find", bundle_find, METH_O, NULL},
     {"code", bundle_code, METH_O, NULL},
     {"data", bundle_data, METH_O, NULL},
-    {"release", bundle_release, METH_NOARGS, NULL},
+    {"trim_memory", bundle_trim_memory, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module = {

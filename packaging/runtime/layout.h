@@ -29,6 +29,9 @@ void prepare_dump(char **environment);      /* before anything asks for the time
 int dump(void);                             /* to standard output; 0, or 1 and a message */
 int resume(char **argv);                    /* the interpreter, in a process of its own; 0: failed */
 
+/* trim.c */
+void trim_memory(void);
+
 /* bundle.c */
 struct _object *init_bundle(void);
 

@@ -113,10 +113,14 @@ static int run(int argc, char **argv)
     return status;
 }
 
-/* Not exit(3): in a process that begins with a snapshot, what C++ registers there is there twice. */
+/* Not exit(3): in a process that begins with a snapshot, what C++ registers there is there twice. And
+   the daemon's objects are not taken apart one by one, for which each page would be copied: the
+   kernel frees them at once. */
 static void end(int status)
 {
-    if (Py_FinalizeEx() < 0)
+    if (BUNDLE->purpose == RUN)
+        Py_XDECREF(call_start("finish"));
+    else if (Py_FinalizeEx() < 0)
         status = 120; /* as CPython: what was written could not be flushed */
     fflush(NULL);
     _exit(status);

@@ -1,5 +1,7 @@
 """Starts the daemon, as `python -m sandbox_api` does; in a snapshot, it goes on from here."""
 
+import atexit
+import contextlib
 import gc
 import io
 import logging
@@ -18,14 +20,18 @@ if sys.argv[0] == "output-holder":  # a small program of its own, which needs no
 gc.disable()  # what is imported stays
 from sandbox_api.__main__ import main  # noqa: E402
 
-# What the daemon imports only when it is needed. In a snapshot it costs nothing.
-LATER = ("sandbox_api.api.mcp.server", "encodings.idna", "encodings.ascii", "concurrent.futures.thread")
-
-
 def run():
     gc.enable()
-    _bundle.release()
     return main()
+
+
+def finish():
+    """What is left to do when the daemon has ended."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            stream.flush()
 
 
 def preload():
@@ -33,8 +39,9 @@ def preload():
 
     What is written here comes before the memory: see packaging/snapshot.py.
     """
-    for name in LATER:
-        __import__(name)
+    from sandbox_api.image import prepare
+
+    prepare()
     sys.stdout.write("\n".join(sorted(sys.modules)) + "\0")
     sys.stdout.flush()
     sys.argv.clear()
