@@ -35,9 +35,25 @@ def pipes_of(pid: int) -> int:
     return sum(link.endswith(".pipe") for link in links)
 
 
-@pytest.fixture(params=["program", "fork"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The holder is a program of its own; a fork where the daemon may not run one any more."""
+# The one-file build finds out by its name what it is; a script that is run has another.
+BUILT_FILE = f"""#!{sys.executable}
+import sys
+from sandbox_api.__main__ import main
+sys.argv[0] = "output-holder"
+sys.exit(main())
+"""
+
+
+@pytest.fixture(params=["source", "file", "fork"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A program of its own, from its source or in the one-file build; a fork where the daemon may
+    not run one any more."""
+    if request.param == "file":
+        program = tmp_path / "sandbox-api"
+        program.write_text(BUILT_FILE)
+        program.chmod(0o755)
+        monkeypatch.setattr(holding, "__file__", "/nonexistent/holding.py")
+        monkeypatch.setattr("sandbox_api.core.processes.holder.OWN_PROGRAM", str(program))
     if request.param == "fork":
         monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     return str(request.param)
