@@ -31,8 +31,9 @@ def link(
         work: holds `frozen.h`; the result is written here.
     """
     (work / "builtins.h").write_text(_builtins(extensions))
-    flags = [*builder.interpreter.includes, f"-I{work}", f"-I{allocator.tree}",
-             f"-DBUNDLE_ADDRESS={BUNDLE_ADDRESS:#x}", f"-DHEAP_ADDRESS={HEAP_ADDRESS:#x}"]  # fmt: skip
+    includes = [*builder.interpreter.includes, f"-I{work}", f"-I{allocator.tree}"]
+    addresses = [f"-DBUNDLE_ADDRESS={BUNDLE_ADDRESS:#x}", f"-DHEAP_ADDRESS={HEAP_ADDRESS:#x}"]
+    flags = includes + addresses
     objects = [_compile(builder.toolchain, work, name, flags) for name in OWN]
     archives = [libraries[name] / f"lib/{file}" for name, file in (
         ("openssl", "libssl.a"), ("openssl", "libcrypto.a"), ("zlib", "libz.a"),

@@ -37,8 +37,8 @@ class Snapshot:
 def take_snapshot(target: Target, linked: bytes, items: list[Item], work: Path) -> Snapshot:
     """Run the program under an emulator, until it has imported everything.
 
-    The emulator is an old processor: what libraries find out about the one that they run on stays in
-    their memory, and has to be true wherever the file will run.
+    The emulator is an old processor: what libraries find out about the one that they run on stays
+    in their memory, and has to be true wherever the file will run.
 
     Args:
         target: what the program is for.
@@ -68,8 +68,8 @@ def _emulator(target: Target) -> tuple[str, ...]:
         if (path := shutil.which(name)) is not None:
             return (path, "-cpu", target.oldest_cpu)
     raise BuildError(
-        f"a snapshot needs qemu-{target.machine}: install qemu-user-static (packaging/prerequisites),"
-        " or build with --no-snapshot"
+        f"a snapshot needs qemu-{target.machine}: install qemu-user-static"
+        " (packaging/prerequisites), or build with --no-snapshot"
     )
 
 

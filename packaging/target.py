@@ -43,7 +43,9 @@ class Target:
 
 TARGETS = {
     "amd64": Target("amd64", "x86_64", "linux-x86_64", "x86_64-linux-gnu-", "X86_64", "qemu64"),
-    "arm64": Target("arm64", "aarch64", "linux-aarch64", "aarch64-linux-gnu-", "AARCH64", "cortex-a53"),
+    "arm64": Target(
+        "arm64", "aarch64", "linux-aarch64", "aarch64-linux-gnu-", "AARCH64", "cortex-a53"
+    ),
 }
 
 

@@ -1,9 +1,9 @@
 """Starts the daemon, as `python -m sandbox_api` does; in a snapshot, it goes on from here."""
 
+import _thread
 import atexit
 import contextlib
 import gc
-import io
 import logging
 import os
 import signal
@@ -12,13 +12,14 @@ import threading
 import time
 
 import _bundle
-import _thread
 
 if sys.argv[0] == "output-holder":  # a small program of its own, which needs nothing of the rest
     exec(_bundle.code("sandbox_api.core.processes.holding"), {"__name__": "__main__"})
 
 gc.disable()  # what is imported stays
 from sandbox_api.__main__ import main  # noqa: E402
+from sandbox_api.image import prepare as prepare_image  # noqa: E402
+
 
 def run():
     gc.enable()
@@ -39,9 +40,7 @@ def preload():
 
     What is written here comes before the memory: see packaging/snapshot.py.
     """
-    from sandbox_api.image import prepare
-
-    prepare()
+    prepare_image()
     sys.stdout.write("\n".join(sorted(sys.modules)) + "\0")
     sys.stdout.flush()
     sys.argv.clear()
@@ -93,16 +92,19 @@ def _open_standard_streams():
         ("stdout", 1, "w", "surrogateescape"),
         ("stderr", 2, "w", "backslashreplace"),
     ):
-        try:
-            os.fstat(number)
-        except OSError:
-            stream = None
-        else:
-            is_line_buffered = number == 2 or os.isatty(number)
-            stream = io.open(number, mode, encoding="utf-8", errors=errors, closefd=False)
-            stream.reconfigure(line_buffering=is_line_buffered)
+        stream = _open_stream(number, mode, errors)
+        if stream is not None and (name == "stderr" or stream.isatty()):
+            stream.reconfigure(line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+
+
+def _open_stream(number, mode, errors):
+    try:
+        os.fstat(number)
+    except OSError:
+        return None
+    return open(number, mode, encoding="utf-8", errors=errors, closefd=False)
 
 
 def _set_signals(ignored):

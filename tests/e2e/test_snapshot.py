@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from tests.e2e.roots import BINARY, CHECKER, IS_PLAIN, LAUNCH, ask, needs_binary
-from tests.serving import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -94,7 +93,9 @@ def test_the_time_zone_is_that_of_the_start(zone: str | None, hour: str | None) 
     environment = LAUNCH if zone is None else {**LAUNCH, "TZ": zone}
     if hour is None:
         command = [sys.executable, "-c", text]
-        hour = subprocess.run(command, env=LAUNCH, capture_output=True, text=True, check=True).stdout
+        hour = subprocess.run(
+            command, env=LAUNCH, capture_output=True, text=True, check=True
+        ).stdout
     assert script(text, env=environment) == hour.strip()
 
 
@@ -227,22 +228,39 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS[os.uname().machine])
 def test_it_runs_on_other_processors(model: str, tmp_path: Path) -> None:
     """Old and new ones: nothing that it needs was found out where it was built."""
-    port = free_port()
-    command = [qemu(), "-cpu", model, BINARY, "-p", str(port)]
+    command = [qemu(), "-cpu", model]
     environment = {**LAUNCH, "SANDBOX_STATE_DIR": str(tmp_path / "state")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=tmp_path) as daemon:
-        assert daemon.stderr is not None
-        assert any(b"listening on port" in line for line in daemon.stderr)
+    with subprocess.Popen(
+        [*command, BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+    ) as daemon:
+        port = listening_port(daemon)
         path = f"/filesystem/{tmp_path}/a.txt"
         assert ask(port, "PUT", path, json.dumps({"content": "ä" * 5000}))[0] == 200
         assert json.loads(ask(port, "GET", path)[1])["content"] == "ä" * 5000
-        hashed = "import hashlib, json; print(hashlib.sha256(b'a').hexdigest())"
-        daemon.terminate()
-        daemon.stderr.read()
-        assert daemon.wait(30) == 0
-    result = subprocess.run([*command[:3], CHECKER, "/dev/stdin"], input=hashed, text=True,
+        end(daemon)
+    hashed = "import hashlib; print(hashlib.sha256(b'a').hexdigest())"
+    result = subprocess.run([*command, CHECKER, "/dev/stdin"], input=hashed, text=True,
                             capture_output=True, check=True, env=LAUNCH)  # fmt: skip
     assert result.stdout.startswith("ca978112ca1bbdcafac231b39a23dc4d")
+
+
+def listening_port(daemon: "subprocess.Popen[bytes]") -> int:
+    """The port that its log names."""
+    assert daemon.stderr is not None
+    lines = []
+    for line in daemon.stderr:
+        lines.append(line)
+        if b"listening on port" in line:
+            return int(json.loads(line)["port"])
+    raise AssertionError(b"".join(lines).decode())
+
+
+def end(daemon: "subprocess.Popen[bytes]") -> None:
+    """It ends well when it is told to."""
+    assert daemon.stderr is not None
+    daemon.terminate()
+    rest = daemon.stderr.read()
+    assert daemon.wait(30) == 0, rest
 
 
 @pytest.mark.timeout(900)
@@ -254,11 +272,9 @@ def test_two_thousand_starts_and_stops(tmp_path: Path) -> None:
         with subprocess.Popen(
             [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment
         ) as process:
-            assert process.stderr is not None
-            assert any(b"listening on port" in line for line in process.stderr)
-            process.terminate()
-            process.stderr.read()
-            return process.wait(20)
+            listening_port(process)
+            end(process)
+            return process.returncode
 
     with ThreadPoolExecutor(4) as pool:
         assert Counter(pool.map(start_and_stop, range(2000))) == {0: 2000}
