@@ -15,7 +15,7 @@ from pathlib import Path
 from sandbox_api import __version__, build
 from sandbox_api.api.mcp.stdio import serve_stdio
 from sandbox_api.api.server import Runner
-from sandbox_api.api.wire import HOST, PROCESSES
+from sandbox_api.api.wire import HOST, PROCESSES, SETTINGS
 from sandbox_api.app import create_app
 from sandbox_api.core import linux
 from sandbox_api.core.processes import holding
@@ -83,7 +83,6 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         log.warning("arguments after the flags are ignored", extra={"arguments": flags.ignored})
     try:
         settings = _read_settings(flags)
-        log.debug("settings", extra={"settings": settings.masked()})
         runner = Runner(
             create_app(settings), access_lines=lines.write if settings.log_requests else None
         )
@@ -193,8 +192,10 @@ async def _serve(runner: Runner, listener: socket.socket) -> None:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
         site = await runner.serve(listener, BACKLOG)
+        build.trim_memory()  # before the first line of the log, which starts a thread
         port = listener.getsockname()[1]
         log.info("listening on port %d", port, extra={"port": port, "version": __version__})
+        log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
         await told_to_stop.wait()
         log.info("told to stop")
         if os.getpid() == 1:  # the kernel ends all others with us: give them time to end well
