@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -261,6 +262,58 @@ def end(daemon: "subprocess.Popen[bytes]") -> None:
     daemon.terminate()
     rest = daemon.stderr.read()
     assert daemon.wait(30) == 0, rest
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
+    """Eight clients at a time; afterwards it holds no more than after the first thousand."""
+    environment = {
+        **LAUNCH,
+        "SANDBOX_STATE_DIR": str(tmp_path / "state"),
+        "SANDBOX_MAX_RECORDS": "100",
+    }
+    with subprocess.Popen(
+        [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+    ) as daemon:
+        port = listening_port(daemon)
+        assert daemon.stderr is not None
+        log = threading.Thread(target=daemon.stderr.read)  # a full pipe must not be what is tested
+        log.start()
+
+        def request(number: int) -> int:
+            path = f"/filesystem/{tmp_path}/{number % 16}.txt"
+            content = json.dumps({"content": f"{number} ä" * (number % 3000)})
+            command = json.dumps({"command": f"echo {number}", "waitForCompletion": True})
+            method, target, body = (
+                ("GET", "/health", None),
+                ("PUT", path, content),
+                ("GET", f"/filesystem/{tmp_path}", None),
+                ("POST", "/process", command),
+                ("GET", f"/filesystem-find/{tmp_path}?patterns=*.txt", None),
+                ("GET", "/network/ports", None),
+            )[number % 6]
+            return ask(port, method, target, body)[0]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(request, range(2000))) == {200}
+            before = held(daemon.pid)
+            assert set(pool.map(request, range(10_000))) == {200}
+        descriptors, threads, resident_kb = held(daemon.pid)
+        assert descriptors <= before[0] + 8  # connections that are kept alive
+        assert threads <= before[1] + 2
+        assert resident_kb < before[2] + 16 * 1024
+        daemon.terminate()
+        log.join(30)
+        assert daemon.wait(30) == 0
+
+
+def held(pid: int) -> tuple[int, int, int]:
+    """Descriptors, threads and resident memory in KiB."""
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    return descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0])
 
 
 @pytest.mark.timeout(900)
