@@ -11,7 +11,7 @@ from pathlib import Path
 import paperwork
 from bundle import make_bundle
 from cache import FETCH_FAILED, BuildError, Cache, FetchError, say
-from extensions import Builder, make_ctypes, make_extensions
+from extensions import Builder, make_ctypes, make_extensions, make_native
 from interpreter import Interpreter, make_interpreter
 from libraries import make_libraries
 from link import check, link
@@ -54,7 +54,7 @@ def build(cache: Cache, arch: str) -> Path:
     packages = fetch_python_packages(cache, toolchain.tools, interpreter.version)
     builder = Builder(cache, toolchain, interpreter)
     extensions, sdists = make_extensions(builder, packages)
-    extensions.append(make_ctypes(builder, libraries["libffi"]))
+    extensions += [make_ctypes(builder, libraries["libffi"]), make_native(builder)]
 
     work = ROOT / "build" / arch
     shutil.rmtree(work, ignore_errors=True)
