@@ -172,9 +172,9 @@ look_at_files(const Text *text, const char *path, Py_ssize_t count, size_t binar
 static Py_ssize_t
 count_of(const char *paths, Py_ssize_t size)
 {
-    Py_ssize_t count = 1;
-    for (Py_ssize_t i = 0; i < size; i++)
-        count += paths[i] == 0;
+    Py_ssize_t count = 0;
+    for (const char *path = paths; path <= paths + size; path += strlen(path) + 1)
+        count++;
     return count;
 }
 
@@ -236,11 +236,12 @@ paths_hold_in_order(PyObject *Py_UNUSED(module), PyObject *args)
     const char *path = paths;
     for (Py_ssize_t i = 0; i < count; i++) {
         size_t found = 0;
-        Py_ssize_t size = (Py_ssize_t)strlen(path);
-        for (Py_ssize_t at = cut < 0 ? 0 : cut; at < size && found < text.size; at++)
-            found += (size_t)stands_for(&text, found, (uint8_t)path[at]);
+        const char *end = path + strlen(path);
+        path += cut < 0 || cut > end - path ? 0 : cut;
+        for (; path < end && found < text.size; path++)
+            found += (size_t)stands_for(&text, found, (uint8_t)*path);
         flags[i] = found == text.size;
-        path += size + 1;
+        path = end + 1;
     }
     return worth;
 }

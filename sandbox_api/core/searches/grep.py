@@ -161,7 +161,7 @@ class Grep:
             if not directory
         )
         required = self._matcher.required
-        if required is None or self._is_pseudo or not can_tell(required):
+        if self._is_pseudo or not can_tell(required):
             return runs
         binary_bytes = 0 if self._query.binary else BINARY_BYTES
         return files_worth_reading(runs, required, binary_bytes, self._until)

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import compress
-from typing import Final
+from typing import Final, TypeGuard
 
 from sandbox_api.core.searches.matching import Required
+from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import Until
 
 try:
@@ -40,7 +41,7 @@ def in_batches(runs: Iterable[Entries]) -> Iterator[Entries]:
         yield waiting
 
 
-def can_tell(required: Required | None) -> bool:
+def can_tell(required: Required | None) -> TypeGuard[Required]:
     """Whether there is a quick answer for a text at all."""
     return native is not None and required is not None and len(required.text) <= native.MAX_TEXT
 
@@ -83,18 +84,20 @@ def _worth(files: Entries, flags: Future[bytes]) -> Entries:
     return list(compress(files, flags.result()))
 
 
-def paths_in_order(required: Required, cut: int) -> Callable[[Entries], Entries]:
-    """Says which entries hold the bytes of a text in order in their paths.
+def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
+    """Tells the entries whose paths hold the characters of a query in order.
 
     Args:
-        required: the text; of what `can_tell` says yes to.
-        cut: how many bytes of each path do not count.
+        scorer: of the query.
+        start: what the paths begin with, which does not count.
     """
+    holds, required = scorer.holds, scorer.required
+    if not can_tell(required):
+        return lambda entries: [entry for entry in entries if holds(entry.path, len(start))]
+    cut = len(os.fsencode(start))
 
     def look(entries: Entries) -> Entries:
-        text, any_case = required
-        flags = native.hold_in_order(_joined(entries), text, any_case, cut)
-        return list(compress(entries, flags))
+        return list(compress(entries, native.hold_in_order(_joined(entries), *required, cut)))
 
     return look
 
