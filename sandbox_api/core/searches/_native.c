@@ -214,41 +214,50 @@ files_may_hold(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(paths_doc,
-"hold_in_order(paths, text, any_case, cut, /)\n--\n\n"
-"Which paths hold a text's bytes in order: one byte for each, 0 where it does not.\n\n"
-"paths, text, any_case: as above. cut: how many bytes of each path do not count.");
+"may_hold_in_order(paths, text, any_case, cut, /)\n--\n\n"
+"Which paths may hold the bytes of a text in order: one byte for each, 0 where it does not.\n\n"
+"paths: a list. text, any_case: as above. cut: how many bytes of each path do not count.");
+
+static int
+may_hold_in_order(const Text *text, const char *path, const char *end)
+{
+    size_t found = 0;
+    for (; path < end && found < text->size; path++)
+        found += (size_t)stands_for(text, found, (uint8_t)*path);
+    return found == text->size;
+}
 
 static PyObject *
-paths_hold_in_order(PyObject *Py_UNUSED(module), PyObject *args)
+paths_may_hold_in_order(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    const char *paths, *bytes;
-    Py_ssize_t paths_size, bytes_size, cut;
+    PyObject *paths;
+    const char *bytes;
+    Py_ssize_t bytes_size, cut;
     int any_case;
     Text text;
-    if (!PyArg_ParseTuple(args, "y#y#pn", &paths, &paths_size, &bytes, &bytes_size, &any_case, &cut)
+    if (!PyArg_ParseTuple(args, "O!y#pn", &PyList_Type, &paths, &bytes, &bytes_size, &any_case, &cut)
         || !take_text(&text, bytes, bytes_size, any_case))
         return NULL;
-    Py_ssize_t count = count_of(paths, paths_size);
+    Py_ssize_t count = PyList_Size(paths);
     PyObject *worth = PyBytes_FromStringAndSize(NULL, count);
     if (worth == NULL)
         return NULL;
     char *flags = PyBytes_AsString(worth);
-    const char *path = paths;
     for (Py_ssize_t i = 0; i < count; i++) {
-        size_t found = 0;
-        const char *end = path + strlen(path);
-        path += cut < 0 || cut > end - path ? 0 : cut;
-        for (; path < end && found < text.size; path++)
-            found += (size_t)stands_for(&text, found, (uint8_t)*path);
-        flags[i] = found == text.size;
-        path = end + 1;
+        Py_ssize_t size;
+        PyObject *path = PyList_GetItem(paths, i);
+        const char *start = path == NULL ? NULL : PyUnicode_AsUTF8AndSize(path, &size);
+        if (start == NULL) /* a name that is not UTF-8 */
+            PyErr_Clear();
+        flags[i] = start == NULL || cut < 0 || cut > size
+                   || may_hold_in_order(&text, start + cut, start + size);
     }
     return worth;
 }
 
 static PyMethodDef functions[] = {
     {"may_hold", files_may_hold, METH_VARARGS, files_doc},
-    {"hold_in_order", paths_hold_in_order, METH_VARARGS, paths_doc},
+    {"may_hold_in_order", paths_may_hold_in_order, METH_VARARGS, paths_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import compress
 from typing import Final, TypeGuard
 
@@ -24,7 +25,8 @@ except ImportError:
 
 BATCH: Final = 256  # entries that are looked at in one call
 MOST_THREADS: Final = 4  # of one search
-_AHEAD = 4  # batches for each thread that are looked at before their turn
+_AHEAD = 3  # batches that wait for each helper
+_MOST_AHEAD = 32  # batches that are looked at before their turn
 
 Entries = list[os.DirEntry[str]]
 
@@ -63,25 +65,46 @@ def files_worth_reading(
 
     def look(files: Entries) -> bytes:
         text, any_case = required
-        return native.may_hold(_joined(files), text, any_case, binary_bytes, until.end_s)
+        paths = os.fsencode("\0".join([entry.path for entry in files]))
+        return native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
 
-    count = min(len(os.sched_getaffinity(0)), MOST_THREADS)
-    waiting: deque[tuple[Entries, Future[bytes]]] = deque()
-    with ThreadPoolExecutor(count, "scan") as threads:
+    helpers = min(len(os.sched_getaffinity(0)), MOST_THREADS) - 1
+    with closing(_looked_at(in_batches(runs), look, helpers)) as looked_at:
+        for files, flags in looked_at:
+            yield list(compress(files, flags))
+
+
+def _looked_at(
+    batches: Iterable[Entries], look: Callable[[Entries], bytes], helpers: int
+) -> Generator[tuple[Entries, bytes]]:
+    """Batches with what a look at them gives, in order.
+
+    This thread looks itself while its helpers have enough to do: so a search keeps no more threads
+    busy than there are cores, and the event loop gets its turn.
+    """
+    looked_at: deque[tuple[Entries, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(max(1, helpers), "search-helper") as threads:
         try:
-            for files in in_batches(runs):
-                waiting.append((files, threads.submit(look, files)))
-                if len(waiting) > count * _AHEAD:
-                    yield _worth(*waiting.popleft())
-            while waiting:
-                yield _worth(*waiting.popleft())
+            for batch in batches:
+                waiting = sum(not future.done() for _, future in looked_at)
+                is_theirs = waiting < helpers * _AHEAD
+                future = threads.submit(look, batch) if is_theirs else _done(look(batch))
+                looked_at.append((batch, future))
+                while looked_at and (looked_at[0][1].done() or len(looked_at) > _MOST_AHEAD):
+                    batch, future = looked_at.popleft()  # noqa: PLW2901
+                    yield batch, future.result()
+            while looked_at:
+                batch, future = looked_at.popleft()
+                yield batch, look(batch) if future.cancel() else future.result()
         finally:
-            for _, future in waiting:
+            for _, future in looked_at:
                 future.cancel()
 
 
-def _worth(files: Entries, flags: Future[bytes]) -> Entries:
-    return list(compress(files, flags.result()))
+def _done(flags: bytes) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_result(flags)
+    return future
 
 
 def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
@@ -91,16 +114,15 @@ def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
         scorer: of the query.
         start: what the paths begin with, which does not count.
     """
-    holds, required = scorer.holds, scorer.required
+    holds, required, cut = scorer.holds, scorer.required, len(start)
     if not can_tell(required):
-        return lambda entries: [entry for entry in entries if holds(entry.path, len(start))]
-    cut = len(os.fsencode(start))
+        return lambda entries: [entry for entry in entries if holds(entry.path, cut)]
+    text, any_case = required
+    cut_bytes = len(os.fsencode(start))
 
     def look(entries: Entries) -> Entries:
-        return list(compress(entries, native.hold_in_order(_joined(entries), *required, cut)))
+        paths = [entry.path for entry in entries]
+        flags = native.may_hold_in_order(paths, text, any_case, cut_bytes)
+        return [entry for entry in compress(entries, flags) if holds(entry.path, cut)]
 
     return look
-
-
-def _joined(entries: Entries) -> bytes:
-    return os.fsencode("\0".join([entry.path for entry in entries]))

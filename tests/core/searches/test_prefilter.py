@@ -146,7 +146,7 @@ def test_texts_that_it_refuses() -> None:
         with pytest.raises(ValueError, match="a text has 1 to 256 bytes"):
             native.may_hold(b"/x", text, False, 0, 0.0)
         with pytest.raises(ValueError, match="a text has 1 to 256 bytes"):
-            native.hold_in_order(b"/x", text, False, 0)
+            native.may_hold_in_order(["/x"], text, False, 0)
     assert can_tell(Required(b"x" * most, any_case=False))
     assert not can_tell(Required(b"x" * (most + 1), any_case=False))
 
@@ -222,7 +222,7 @@ def test_a_search_that_ends_early_leaves_no_thread(tmp_path: Path) -> None:
         [("0", 1), ("0", 2)],
         True,
     )
-    assert not [one.name for one in threading.enumerate() if one.name.startswith("scan")]
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("search-helper")]
 
 
 @compiled
@@ -261,12 +261,26 @@ def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start=st.sampled_from(["/", "/é/", "/ab/\udcff/"]),
 )
 def test_paths_that_hold_a_query(query: str, paths: list[str], start: str) -> None:
-    """As the scorer says, of which this is the quick half."""
+    """As the scorer says, which has the last word."""
     scorer = Scorer(query)
     assert (scorer.required is not None) is query.isascii()
     if scorer.required is None:
         return
-    joined = os.fsencode("\0".join(start + path for path in paths))
-    flags = native.hold_in_order(joined, *scorer.required, len(os.fsencode(start)))
-    expected = [bool(scorer.holds(start + path, len(start))) for path in paths]
-    assert [bool(flag) for flag in flags] == expected
+    whole = [start + path for path in paths]
+    flags = native.may_hold_in_order(whole, *scorer.required, len(os.fsencode(start)))
+    expected = [bool(scorer.holds(path, len(start))) for path in whole]
+    plain = ["\udcff" not in path for path in whole]  # of others it does not know
+    assert [bool(flag) and known for flag, known in zip(flags, plain, strict=True)] == [
+        holds and known for holds, known in zip(expected, plain, strict=True)
+    ]
+    assert all(flag for flag, known in zip(flags, plain, strict=True) if not known)
+
+
+@compiled
+def test_paths_that_are_none() -> None:
+    """It fails, or lets them through."""
+    with pytest.raises(TypeError):
+        native.may_hold_in_order(("/x",), b"x", False, 0)
+    assert native.may_hold_in_order([b"/x", "x"], b"y", False, 0) == b"\1\0"
+    assert native.may_hold_in_order(["x", ""], b"y", False, 1) == b"\0\1"
+    assert native.may_hold_in_order([], b"y", False, 1) == b""
