@@ -92,6 +92,7 @@ class Grep:
         matcher: holds lines against the query's text.
         until: when to end early.
         emit: is given each match, in the order of the walk and of the lines.
+        helpers: how many threads may read files beside the one that calls.
 
     Attributes:
         truncated: whether there were more matches than were told.
@@ -108,12 +109,15 @@ class Grep:
         matcher: Matcher,
         until: Until,
         emit: Callable[[GrepMatch], None],
+        *,
+        helpers: int = 0,
     ) -> None:
         self.truncated = False
         self._query = query
         self._matcher = matcher
         self._until = until
         self._emit = emit
+        self._helpers = helpers
         self._fits = compile_patterns(query.patterns)
         self._excludes = compile_patterns(query.excluded)
         self._cut = len(root.rstrip("/")) + 1
@@ -164,7 +168,7 @@ class Grep:
         if self._is_pseudo or not can_tell(required):
             return runs
         binary_bytes = 0 if self._query.binary else BINARY_BYTES
-        return files_worth_reading(runs, required, binary_bytes, self._until)
+        return files_worth_reading(runs, required, binary_bytes, self._until, self._helpers)
 
     def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         """Whether it is a regular file of which the content is to be searched."""

@@ -10,8 +10,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import compress
+from threading import Semaphore
 from typing import Final, TypeGuard
 
 from sandbox_api.core.searches.matching import Required
@@ -24,7 +25,8 @@ except ImportError:
     native = None  # type: ignore[assignment]
 
 BATCH: Final = 256  # entries that are looked at in one call
-MOST_THREADS: Final = 4  # of one search
+MOST_HELPERS: Final = 3
+HELPER_NICENESS: Final = 5  # what else runs comes first: on Linux this is for one thread
 _AHEAD = 3  # batches that wait for each helper
 _MOST_AHEAD = 32  # batches that are looked at before their turn
 
@@ -48,19 +50,43 @@ def can_tell(required: Required | None) -> TypeGuard[Required]:
     return native is not None and required is not None and len(required.text) <= native.MAX_TEXT
 
 
+class Helpers:
+    """Threads beside those of the searches, for all of these together: one for each core but one.
+
+    So a search that is alone has all cores, and many at once do not crowd out the event loop.
+    """
+
+    def __init__(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._free = Semaphore(min(cores - 1, MOST_HELPERS))
+
+    @contextmanager
+    def some(self) -> Iterator[int]:
+        """How many a search may start that lasts as long as the context."""
+        count = 0
+        try:
+            while self._free.acquire(blocking=False):
+                count += 1
+            yield count
+        finally:
+            for _ in range(count):
+                self._free.release()
+
+
 def files_worth_reading(
-    runs: Iterable[Entries], required: Required, binary_bytes: int, until: Until
+    runs: Iterable[Entries], required: Required, binary_bytes: int, until: Until, helpers: int
 ) -> Generator[Entries]:
     """The files that may hold a text, in the same order.
 
-    The threads that read them act as the user of the calling one: Linux gives a new thread the
-    identity of the thread that starts it (credentials(7)).
+    Helpers act as the user of the thread that calls: Linux gives a new thread the identity of the
+    one that starts it (credentials(7)).
 
     Args:
         runs: regular files.
         required: what they have to hold; of what `can_tell` says yes to.
         binary_bytes: how far from its beginning a NUL makes a file binary: that is left out.
         until: when to end early; then files are told of which nothing is known.
+        helpers: how many threads to start.
     """
 
     def look(files: Entries) -> bytes:
@@ -68,7 +94,6 @@ def files_worth_reading(
         paths = os.fsencode("\0".join([entry.path for entry in files]))
         return native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
 
-    helpers = min(len(os.sched_getaffinity(0)), MOST_THREADS) - 1
     with closing(_looked_at(in_batches(runs), look, helpers)) as looked_at:
         for files, flags in looked_at:
             yield list(compress(files, flags))
@@ -79,11 +104,11 @@ def _looked_at(
 ) -> Generator[tuple[Entries, bytes]]:
     """Batches with what a look at them gives, in order.
 
-    This thread looks itself while its helpers have enough to do: so a search keeps no more threads
-    busy than there are cores, and the event loop gets its turn.
+    This thread looks itself while its helpers have enough to do.
     """
     looked_at: deque[tuple[Entries, Future[bytes]]] = deque()
-    with ThreadPoolExecutor(max(1, helpers), "search-helper") as threads:
+    name = "search-helper"
+    with ThreadPoolExecutor(max(1, helpers), name, os.nice, (HELPER_NICENESS,)) as threads:
         try:
             for batch in batches:
                 waiting = sum(not future.done() for _, future in looked_at)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -15,7 +16,7 @@ from sandbox_api.core import linux
 from sandbox_api.core.searches import prefilter
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
 from sandbox_api.core.searches.matching import Required, literal_matcher
-from sandbox_api.core.searches.prefilter import can_tell, files_worth_reading, in_batches
+from sandbox_api.core.searches.prefilter import Helpers, can_tell, files_worth_reading, in_batches
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import Until
 from tests.core.searches.conftest import make
@@ -23,6 +24,7 @@ from tests.core.searches.conftest import make
 native = vars(prefilter)["native"]  # None where the package was installed without a compiler
 
 ENDLESS_S = 1000.0
+DEADLINE_S = 10.0
 BUFFER_BYTES = 128 * 1024  # of _native.c
 MOST_BYTES = 32 * BUFFER_BYTES  # of one file that it reads
 NOBODY = 65534
@@ -41,10 +43,13 @@ def worth(
     return [bool(flag) for flag in flags]
 
 
-def grep(root: Path, query: GrepQuery, until: Until | None = None) -> tuple[list[GrepMatch], Grep]:
+def grep(
+    root: Path, query: GrepQuery, until: Until | None = None, helpers: int = 2
+) -> tuple[list[GrepMatch], Grep]:
     found: list[GrepMatch] = []
     matcher = literal_matcher(query.text, case_sensitive=query.case_sensitive)
-    search = Grep(str(root), query, matcher, until or Until(ENDLESS_S), found.append)
+    until = until or Until(ENDLESS_S)
+    search = Grep(str(root), query, matcher, until, found.append, helpers=helpers)
     search.run()
     return found, search
 
@@ -167,9 +172,10 @@ CONTENTS = st.lists(st.sampled_from([*PIECES, "needle", "NEEDLE", "éc", "Éc"])
         context_lines=st.integers(0, 1),
         excluded=st.sampled_from([(), ("1.*",)]),
     ),
+    helpers=st.integers(0, 2),
 )
 def test_a_search_gives_the_same_without_it(
-    tmp_path: Path, contents: list[list[str]], query: GrepQuery
+    tmp_path: Path, contents: list[list[str]], query: GrepQuery, helpers: int
 ) -> None:
     """Matches, their order, whether there are more, and how much could not be read."""
     shutil.rmtree(tmp_path / "tree", ignore_errors=True)
@@ -181,7 +187,7 @@ def test_a_search_gives_the_same_without_it(
     (tmp_path / "tree").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefilter, "BATCH", 2)
-        found, search = grep(tmp_path / "tree", query)
+        found, search = grep(tmp_path / "tree", query, helpers=helpers)
         patch.setattr(prefilter, "native", None)
         expected, reference = grep(tmp_path / "tree", query)
     assert found == expected
@@ -238,7 +244,37 @@ def test_a_failure_reaches_the_search(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(prefilter, "BATCH", 1)
     required = Required(b"needle", any_case=False)
     with pytest.raises(OSError, match="the walk fails"):
-        list(files_worth_reading(no_entries(), required, 0, Until(ENDLESS_S)))
+        list(files_worth_reading(no_entries(), required, 0, Until(ENDLESS_S), 1))
+
+
+def test_helpers_are_for_all_searches_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each core but one, at most three; who comes later has those that are left."""
+    for cores, most in ((1, 0), (2, 1), (64, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        helpers = Helpers()
+        for _ in range(2):
+            with helpers.some() as first, helpers.some() as second:
+                assert (first, second) == (most, 0)
+
+
+def test_helpers_let_others_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have a lower priority; the thread of the search, which may hold up others, has not."""
+    make(tmp_path, {str(number): "" for number in range(30)})
+    seen: list[tuple[bool, int]] = []
+    helped = threading.Event()
+
+    def may_hold(*_: object) -> bytes:
+        is_helper = threading.current_thread().name.startswith("search-helper")
+        seen.append((is_helper, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        helped.set() if is_helper else helped.wait(DEADLINE_S)
+        return b"\0"
+
+    monkeypatch.setattr(prefilter, "BATCH", 1)
+    monkeypatch.setattr(prefilter, "native", SimpleNamespace(may_hold=may_hold, MAX_TEXT=9))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    grep(tmp_path, GrepQuery(text="needle"), helpers=1)
+    grep(tmp_path, GrepQuery(text="needle"), helpers=0)
+    assert set(seen) == {(True, min(own + prefilter.HELPER_NICENESS, 19)), (False, own)}
 
 
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
