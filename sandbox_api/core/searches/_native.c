@@ -133,12 +133,13 @@ file_may_hold(const Text *text, int fd, size_t binary_bytes, uint8_t *buffer)
         if (size <= 0)
             return size < 0;
         size_t filled = kept + (size_t)size;
-        if (block == 0 && memchr(buffer, 0, filled < binary_bytes ? filled : binary_bytes))
+        int is_small = block == 0 && filled < BUFFER; /* then grep.py reads no further either */
+        int found = may_hold(text, buffer, filled);
+        if (block == 0 && (found || !is_small)
+            && memchr(buffer, 0, filled < binary_bytes ? filled : binary_bytes))
             return 0;
-        if (may_hold(text, buffer, filled))
-            return 1;
-        if (block == 0 && filled < BUFFER)
-            return 0; /* a small file: grep.py asks no further either */
+        if (found || is_small)
+            return found;
         kept = filled < text->size ? filled : text->size - 1;
         memmove(buffer, buffer + filled - kept, kept);
     }
@@ -161,7 +162,7 @@ look_at_files(const Text *text, const char *path, Py_ssize_t count, size_t binar
 {
     memset(flags, 1, (size_t)count);
     for (Py_ssize_t i = 0; i < count && now_s() < end_s; i++, path += strlen(path) + 1) {
-        int fd = open(path, READ_FLAGS);
+        int fd = openat(AT_FDCWD, path, READ_FLAGS); /* musl's open() makes another call */
         if (fd < 0)
             continue;
         flags[i] = (char)file_may_hold(text, fd, binary_bytes, buffer);
