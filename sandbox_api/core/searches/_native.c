@@ -18,6 +18,7 @@
 enum {
     MAX_TEXT = 256,          /* bytes of a text that is looked for */
     BUFFER = 128 * 1024,     /* bytes that are read at once */
+    PAGE = 4096,
     MOST_BLOCKS = 32,        /* of one file: a call must not take long */
     LANE = 16,               /* bytes that are compared at once */
     LANES = 4,               /* and how many times that in one step */
@@ -198,7 +199,7 @@ files_may_hold(PyObject *Py_UNUSED(module), PyObject *args)
                           &binary_bytes, &end_s)
         || !take_text(&text, bytes, bytes_size, any_case))
         return NULL;
-    uint8_t *buffer = malloc(BUFFER);
+    uint8_t *buffer = aligned_alloc(PAGE, BUFFER); /* where the kernel copies fastest to */
     if (buffer == NULL)
         return PyErr_NoMemory();
     Py_ssize_t count = count_of(paths, paths_size);
