@@ -190,13 +190,16 @@ PyDoc_STRVAR(files_doc,
 static PyObject *
 files_may_hold(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    const char *paths, *bytes;
+    PyObject *joined; /* bytes, as only these end with a NUL in memory */
+    char *paths;
+    const char *bytes;
     Py_ssize_t paths_size, bytes_size, binary_bytes;
     int any_case;
     double end_s;
     Text text;
-    if (!PyArg_ParseTuple(args, "y#y#pnd", &paths, &paths_size, &bytes, &bytes_size, &any_case,
-                          &binary_bytes, &end_s)
+    if (!PyArg_ParseTuple(args, "Sy#pnd", &joined, &bytes, &bytes_size, &any_case, &binary_bytes,
+                          &end_s)
+        || PyBytes_AsStringAndSize(joined, &paths, &paths_size) < 0
         || !take_text(&text, bytes, bytes_size, any_case))
         return NULL;
     uint8_t *buffer = aligned_alloc(PAGE, BUFFER); /* where the kernel copies fastest to */

@@ -316,6 +316,8 @@ def test_paths_that_hold_a_query(query: str, paths: list[str], start: str) -> No
 def test_paths_that_are_none() -> None:
     """It fails, or lets them through."""
     with pytest.raises(TypeError):
+        native.may_hold(memoryview(b"/x")[:1], b"x", False, 0, 0.0)
+    with pytest.raises(TypeError):
         native.may_hold_in_order(("/x",), b"x", False, 0)
     assert native.may_hold_in_order([b"/x", "x"], b"y", False, 0) == b"\1\0"
     assert native.may_hold_in_order(["x", ""], b"y", False, 1) == b"\0\1"
