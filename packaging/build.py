@@ -12,7 +12,7 @@ import paperwork
 from bundle import RUN, SCRIPT, Item, make_bundle, pack
 from cache import FETCH_FAILED, BuildError, Cache, FetchError, say
 from elf import BUNDLE_ADDRESS, READ, Segment, with_segments
-from extensions import Builder, make_ctypes, make_extensions
+from extensions import Builder, make_ctypes, make_extensions, make_native
 from interpreter import Interpreter, make_interpreter
 from libraries import make_libraries
 from link import check, link
@@ -61,7 +61,7 @@ def build(cache: Cache, arch: str, *, is_snapshot: bool) -> Path:
     packages = fetch_python_packages(cache, toolchain.tools, interpreter.version)
     builder = Builder(cache, toolchain, interpreter)
     extensions, sdists = make_extensions(builder, packages)
-    extensions.append(make_ctypes(builder, libraries["libffi"]))
+    extensions += [make_ctypes(builder, libraries["libffi"]), make_native(builder)]
 
     work = ROOT / "build" / arch
     shutil.rmtree(work, ignore_errors=True)

@@ -19,6 +19,7 @@ RUNTIME = HERE / "runtime"
 PACKAGE = ROOT / "sandbox_api"
 ORIGIN = "<sandbox-api>"
 MODULE, PACKAGE_KIND, ASSET = range(3)
+NO_ASSETS = {".py", ".pyc", ".pyi", ".c", ".so"}
 RUN, DUMP, SCRIPT = range(3)
 _HEADER = struct.Struct("<IIIIQ")
 
@@ -114,7 +115,7 @@ def _all_modules(interpreter: Interpreter, packages: Path) -> Iterator[Module]:
 def _assets() -> Iterator[tuple[str, Path]]:
     """Files of the package that are no code."""
     for path in sorted(PACKAGE.rglob("*")):
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and path.name != "ruff.toml":
+        if path.is_file() and path.suffix not in NO_ASSETS and path.name != "ruff.toml":
             yield path.relative_to(ROOT).as_posix(), path
 
 
