@@ -16,6 +16,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.streams import StreamReader
 
+from sandbox_api.api.bodies import Receiver
 from sandbox_api.api.proxy_heads import (
     AnswerHead,
     Route,
