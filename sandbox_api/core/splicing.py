@@ -10,11 +10,8 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
-
-T = TypeVar("T")
+from typing import Self
 
 PIPE_BYTES = 1 << 20
 COPIED_BYTES = 1 << 18
@@ -96,7 +93,7 @@ class Splice:
         if not self._spliceable:
             return await self._copy(most)
         try:
-            held = await self._readable(partial(self._fill, most))
+            held = await self._fill(min(most, PIPE_BYTES))
         except ConnectionError:
             return 0
         except OSError as exc:
@@ -106,14 +103,27 @@ class Splice:
         left = held
         try:
             while left:
-                left -= await self._writable(partial(_splice, self._read_end, self._target, left))
+                left -= await self._empty(left)
         except OSError as exc:
             self._refused(exc)
             await self._write(os.read(self._read_end, left))
         return held
 
-    def _fill(self, most: int) -> int:
-        return _splice(self._source, self._write_end, min(most, PIPE_BYTES))
+    async def _fill(self, most: int) -> int:
+        """From the source to the pipe. Each step is a system call; all else has to be little."""
+        while True:
+            try:
+                return _splice(self._source, self._write_end, most)
+            except BlockingIOError:
+                await self._readable()
+
+    async def _empty(self, most: int) -> int:
+        """From the pipe to the target."""
+        while True:
+            try:
+                return _splice(self._read_end, self._target, most)
+            except BlockingIOError:
+                await self._writable()
 
     def _refused(self, exc: OSError) -> None:
         if exc.errno not in _NOT_HERE:
@@ -122,11 +132,14 @@ class Splice:
 
     async def _copy(self, most: int) -> int:
         """The same through Python."""
-        count = min(most, COPIED_BYTES)
-        try:
-            data = await self._readable(partial(os.read, self._source, count))
-        except ConnectionError:
-            return 0
+        while True:
+            try:
+                data = os.read(self._source, min(most, COPIED_BYTES))
+                break
+            except BlockingIOError:
+                await self._readable()
+            except ConnectionError:
+                return 0
         self.taken += len(data)
         await self._write(data)
         return len(data)
@@ -134,35 +147,29 @@ class Splice:
     async def _write(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            left = left[await self._writable(partial(os.write, self._target, left)) :]
+            try:
+                left = left[os.write(self._target, left) :]
+            except BlockingIOError:
+                await self._writable()
 
-    async def _readable(self, attempt: Callable[[], T]) -> T:
+    async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
-        return await _when_ready(self._source, attempt, loop.add_reader, loop.remove_reader)
+        await _ready(self._source, loop.add_reader, loop.remove_reader)
 
-    async def _writable(self, attempt: Callable[[], T]) -> T:
+    async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
-        return await _when_ready(self._target, attempt, loop.add_writer, loop.remove_writer)
+        await _ready(self._target, loop.add_writer, loop.remove_writer)
 
 
 def _splice(source: int, target: int, count: int) -> int:
     return os.splice(source, target, count, flags=_FLAGS)
 
 
-async def _when_ready(
-    fd: int,
-    attempt: Callable[[], T],
-    add: Callable[..., None],
-    remove: Callable[[int], object],
-) -> T:
-    """Attempt something until the socket is ready for it."""
-    while True:
-        try:
-            return attempt()
-        except BlockingIOError:
-            ready = asyncio.Event()
-            add(fd, ready.set)
-            try:
-                await ready.wait()
-            finally:
-                remove(fd)
+async def _ready(fd: int, add: Callable[..., None], remove: Callable[[int], object]) -> None:
+    """Wait for a socket."""
+    ready = asyncio.Event()
+    add(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        remove(fd)
