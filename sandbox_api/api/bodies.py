@@ -34,7 +34,7 @@ class Framing(Protocol):
     clear: int
     ended: bool
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """The data in what came, and what comes after the end.
 
         Raises:
@@ -52,11 +52,11 @@ class Sized:
         self.clear = size
         self.ended = not size
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """See `Framing`."""
-        piece, rest = data[: self.clear], data[self.clear :]
-        self.skip(len(piece))
-        return [piece], rest
+        body, rest = data[: self.clear], data[self.clear :]
+        self.skip(len(body))
+        return body, rest
 
     def skip(self, count: int) -> None:
         """See `Framing`."""
@@ -74,18 +74,18 @@ class Chunked:
         self._take_line = self._begin_chunk
         self._trailer_bytes = 0
 
-    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """See `Framing`."""
-        pieces, start = [], 0
+        pieces, start, view = [], 0, memoryview(data)
         while start < len(data) and not self.ended:
             if self.clear:
-                piece = data[start : start + self.clear]
+                piece = view[start : start + self.clear]
                 pieces.append(piece)
                 start += len(piece)
                 self.skip(len(piece))
             else:
                 start = self._feed_line(data, start)
-        return pieces, data[start:]
+        return b"".join(pieces), data[start:]
 
     def skip(self, count: int) -> None:
         """See `Framing`."""
@@ -151,9 +151,8 @@ class Body:
         Raises:
             MalformedBodyError: it cannot be decoded.
         """
-        pieces, rest = self._framing.feed(data)
-        for piece in pieces:
-            self.content.feed_data(piece)
+        body, rest = self._framing.feed(data)
+        self.content.feed_data(body)
         return rest
 
     def skip(self, count: int) -> None:

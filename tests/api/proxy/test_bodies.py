@@ -41,8 +41,8 @@ def feed(framing: Framing, wire: bytes, cuts: list[int], *, skips: bool) -> tupl
             wire = wire[count:]
             continue
         count = next(sizes, len(wire))
-        pieces, rest = framing.feed(wire[:count])
-        data += b"".join(pieces)
+        body, rest = framing.feed(wire[:count])
+        data += body
         wire = rest + wire[count:]
     return bytes(data), wire
 
