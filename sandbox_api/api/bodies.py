@@ -12,6 +12,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+MAX_HEAD_BYTES: Final = 64 << 10  # what is larger is left to aiohttp, with its body
+HEADS_AT_ONCE: Final = 16  # the same; each costs a copy of what is behind it
 MAX_LINE_BYTES: Final = 16 << 10
 MAX_TRAILER_BYTES: Final = 64 << 10
 _END_OF_HEAD: Final = re.compile(rb"\r?\n\r?\n")
@@ -172,16 +174,15 @@ class Receiver(BaseProtocol):
 
     def receive(self, data: bytes) -> None:
         """Take what came on the connection: heads and bodies in turn."""
-        while data:
-            if self.body is not None:
-                data = self._receive_body(self.body, data)
-            elif (head := _END_OF_HEAD.search(data)) is not None:
-                message, payload = self._parse_head(data[: head.end()])
-                self.body = _begin(message, payload)
-                data = data[head.end() :]
-            else:
-                self._parse_head(data)
-                return
+        for _ in range(HEADS_AT_ONCE):
+            data = self._receive_body(data)
+            head = _END_OF_HEAD.search(data, 0, MAX_HEAD_BYTES)
+            if head is None:
+                break
+            self.body = _begin(*self._parse_head(data[: head.end()]))
+            data = data[head.end() :]
+        if data := self._receive_body(data):
+            self._parse_head(data)
 
     @property
     def clear(self) -> int:
@@ -207,7 +208,11 @@ class Receiver(BaseProtocol):
             self.body.skip(count)
             self._end_if_complete(self.body)
 
-    def _receive_body(self, body: Body, data: bytes) -> bytes:
+    def _receive_body(self, data: bytes) -> bytes:
+        """What belongs to no body."""
+        body = self.body
+        if body is None or not data:
+            return data
         try:
             rest = body.feed(data)
         except MalformedBodyError as exc:

@@ -85,7 +85,7 @@ class Connection(Receiver, RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Half a request starts the clock, a whole one stops it; a malformed body fails at once."""
-        if self.body is not None or _FOR_APP in data[:MAX_LINE_BYTES]:
+        if self.body is not None or data.find(_FOR_APP, 0, MAX_LINE_BYTES) >= 0:
             self.receive(data)
         else:
             super().data_received(data)

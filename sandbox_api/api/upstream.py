@@ -50,7 +50,8 @@ class AppConnection(Receiver, ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """What the app sends."""
-        if self.body is not None or (self._payload is None and not self._upgraded):
+        reading = self._payload is not None and not self._payload.is_eof()
+        if self.body is not None or not (reading or self._upgraded):
             self.receive(data)
         else:
             super().data_received(data)

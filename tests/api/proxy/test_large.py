@@ -107,6 +107,41 @@ async def test_both_ways_go_through_the_kernel(
     assert sum(moved) > len(DATA)
 
 
+async def test_an_answer_after_one_without_a_body(
+    client: TestClient, start_raw: StartRaw, moved: list[int]
+) -> None:
+    """The app's connection is used again, and the way through the kernel is there as before."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while (await reader.readuntil(b"\r\n\r\n")).startswith(b"HEAD"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA) + DATA)
+        await reader.read()
+
+    port = await start_raw(serve)
+    assert (await client.head(f"/port/{port}/")).headers["Content-Length"] == str(len(DATA))
+    async with asyncio.timeout(20), client.get(f"/port/{port}/") as answer:
+        assert await answer.read() == DATA
+    assert connections == 1
+    assert sum(moved) > len(DATA) // 2
+
+
+async def test_many_small_bodies_at_once(client: TestClient, echo: int) -> None:
+    """More requests in one packet than are looked at one by one: all are answered, in order."""
+    count = 100
+    head = b"PUT /port/%d/0 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % echo
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"".join(head + in_chunks(b"%03d\r\n\r\n" % n, 2) for n in range(count)))
+    async with asyncio.timeout(30):
+        for n in range(count):
+            got = await read_body(reader, await reader.readuntil(b"\r\n\r\n"))
+            assert got == b"%03d\r\n\r\n" % n
+    writer.close()
+
+
 @pytest.mark.parametrize("size", [100, 16384])
 async def test_small_chunks_do_not(
     client: TestClient, echo: int, moved: list[int], size: int
