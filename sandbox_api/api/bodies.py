@@ -12,6 +12,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+FULL_READ_BYTES: Final = 256 << 10  # what asyncio reads at once, if so much is there
+MOST_READ_BYTES: Final = 1 << 20  # what it reads from then on: a quarter of the steps for the same
 MAX_HEAD_BYTES: Final = 64 << 10  # what is larger is left to aiohttp, with its body
 HEADS_AT_ONCE: Final = 16  # the same; each costs a copy of what is behind it
 MAX_LINE_BYTES: Final = 16 << 10
@@ -174,6 +176,8 @@ class Receiver(BaseProtocol):
 
     def receive(self, data: bytes) -> None:
         """Take what came on the connection: heads and bodies in turn."""
+        if len(data) >= FULL_READ_BYTES and self.transport is not None:
+            self.transport.max_size = MOST_READ_BYTES  # type: ignore[attr-defined]
         for _ in range(HEADS_AT_ONCE):
             data = self._receive_body(data)
             head = _END_OF_HEAD.search(data, 0, MAX_HEAD_BYTES)
