@@ -8,6 +8,7 @@ classes.
 import asyncio
 import logging
 import re
+import socket
 from typing import Final
 
 from aiohttp import web
@@ -221,6 +222,17 @@ class Runner(web.AppRunner):
             access_log=access_lines,
         )
         app[ACCESS_LINES] = access_lines or _drop
+
+    async def serve(self, listener: socket.socket, backlog: int) -> web.BaseSite:
+        """Answer who connects, once the application has been set up.
+
+        Args:
+            listener: a bound socket.
+            backlog: how many may wait to be accepted.
+        """
+        site = web.SockSite(self, listener, backlog=backlog)
+        await site.start()
+        return site
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
