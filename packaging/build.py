@@ -9,29 +9,36 @@ import time
 from pathlib import Path
 
 import paperwork
-from bundle import make_bundle
+from bundle import RUN, SCRIPT, Item, make_bundle, pack
 from cache import FETCH_FAILED, BuildError, Cache, FetchError, say
-from extensions import Builder, make_ctypes, make_extensions
+from elf import BUNDLE_ADDRESS, READ, Segment, with_segments
+from extensions import Builder, make_ctypes, make_extensions, make_native
 from interpreter import Interpreter, make_interpreter
 from libraries import make_libraries
 from link import check, link
+from snapshot import take_snapshot
 from sources import Source, fetch_debian, fetch_python_packages
 from target import CARGO_HOME, ROOT, TARGETS, check_programs, make_toolchain
 
 CACHE = Path(os.environ.get("SANDBOX_BUILD_CACHE") or Path.home() / ".cache/sandbox-api-build")
 NATIVE = next((arch for arch, target in TARGETS.items() if target.is_native), "amd64")
 PYTHON = "python3.11"
+ALLOCATOR = "wasi-libc"
 
 
 def main() -> int:
     """Parse the command line and build; 75 where a source could not be fetched."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=sorted(TARGETS), default=NATIVE)
+    parser.add_argument(
+        "--no-snapshot", action="store_true", help="a file that imports everything when it starts"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     os.environ["PATH"] += f":{CARGO_HOME / 'bin'}"  # where rustup installs itself
     try:
-        program = build(Cache(CACHE.resolve()), arguments.arch)
+        cache = Cache(CACHE.resolve())
+        program = build(cache, arguments.arch, is_snapshot=not arguments.no_snapshot)
     except FetchError as exc:
         say(f"could not fetch: {exc}")
         return FETCH_FAILED
@@ -43,7 +50,7 @@ def main() -> int:
     return 0
 
 
-def build(cache: Cache, arch: str) -> Path:
+def build(cache: Cache, arch: str, *, is_snapshot: bool) -> Path:
     """Build for one architecture; returns the file in dist/."""
     check_programs(TARGETS[arch])
     sources = fetch_debian(cache)
@@ -56,18 +63,33 @@ def build(cache: Cache, arch: str) -> Path:
     packages = fetch_python_packages(cache, toolchain.tools, interpreter.version)
     builder = Builder(cache, toolchain, interpreter)
     extensions, sdists = make_extensions(builder, packages)
-    extensions.append(make_ctypes(builder, libraries["libffi"]))
+    extensions += [make_ctypes(builder, libraries["libffi"]), make_native(builder)]
 
     work = ROOT / "build" / arch
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    make_bundle(cache, native, packages, facts(), work)
-    program, _ = link(toolchain, interpreter, libraries, extensions, work)
-    check(toolchain, program, cache.root, ROOT, CARGO_HOME)
-    published = _publish(program, arch)
+    items = make_bundle(cache, native, packages, facts(), work)
+    linked = link(builder, libraries, sources[ALLOCATOR], extensions, work).read_bytes()
+    programs = [_write(work / "plain", linked, items, [])]
+    if is_snapshot:
+        snapshot = take_snapshot(toolchain.target, linked, items, work)
+        left = snapshot.left(items)
+        programs.append(_write(work / "snapshot", linked, left, snapshot.memory))
+    for program in programs:
+        check(toolchain, program, cache.root, ROOT, CARGO_HOME)
+    published = _publish(programs[-1], arch)
     paperwork.write(builder, published, paperwork.collect(builder, sources, packages, sdists))
     cache.prune()
     return published
+
+
+def _write(path: Path, linked: bytes, items: list[Item], memory: list[Segment]) -> Path:
+    """The daemon, and beside it the same program for the tests, which runs a script."""
+    for purpose, target in ((RUN, path), (SCRIPT, path.with_name(f"{path.name}-checker"))):
+        bundle = Segment(BUNDLE_ADDRESS, pack(items, purpose), READ)
+        target.write_bytes(with_segments(linked, [*memory, bundle]))
+        target.chmod(0o755)
+    return path
 
 
 def _native_interpreter(cache: Cache, sources: dict[str, Source]) -> Interpreter:
@@ -81,7 +103,7 @@ def facts() -> str:
     commit = os.environ.get("SANDBOX_BUILD_COMMIT") or _commit()
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-    return f"COMMIT = {commit!r}\nTIME = {built!r}\n"
+    return f"from _bundle import trim_memory\nCOMMIT = {commit!r}\nTIME = {built!r}\n"
 
 
 def _commit() -> str:

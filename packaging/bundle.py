@@ -1,6 +1,6 @@
 """What the executable carries beside compiled code: bytecode of modules, files of the package.
 
-The format is that of runtime/main.c.
+The format is that of runtime/layout.h and runtime/bundle.c.
 """
 
 import hashlib
@@ -19,6 +19,11 @@ RUNTIME = HERE / "runtime"
 PACKAGE = ROOT / "sandbox_api"
 ORIGIN = "<sandbox-api>"
 MODULE, PACKAGE_KIND, ASSET = range(3)
+NO_ASSETS = {".py", ".pyc", ".pyi", ".c", ".so"}
+RUN, DUMP, SCRIPT = range(3)
+_HEADER = struct.Struct("<IIIIQ")
+
+Item = tuple[str, int, bytes]  # name, kind, data
 
 # Needed before the importer works.
 FROZEN = ("encodings", "encodings.aliases", "encodings.utf_8", "encodings.latin_1")
@@ -28,6 +33,9 @@ SKIPPED = re.compile(
     r"(__pycache__|test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|distutils|pydoc_data"
     r"|sqlite3|curses|dbm|msilib|venv|wsgiref|xmlrpc|xml|unittest|__phello__)/"
     r"|(turtle|antigravity|this|__hello__|pip-.*|.*\.dist-info)(\.py|/)"
+    r"|^(pydoc|doctest|pdb|bdb|profile|cProfile|pstats|trace|modulefinder|pickletools|mailbox|imaplib"
+    r"|nntplib|poplib|smtpd|smtplib|ftplib|telnetlib|webbrowser|aifc|sunau|wave|chunk|xdrlib|cgi|cgitb"
+    r"|optparse|plistlib|filecmp|fileinput|tabnanny|pyclbr|zipapp|timeit|symtable|code|codeop|cmd)\.py$"
 )
 
 
@@ -55,15 +63,15 @@ def find_modules(directory: Path) -> Iterator[Module]:
 
 def make_bundle(
     cache: Cache, interpreter: Interpreter, packages: Path, facts: str, output: Path
-) -> None:
-    """Write `bundle.bin` and `frozen.h`.
+) -> list[Item]:
+    """What the executable carries; and `frozen.h`, which is linked into it.
 
     Args:
         cache: where compiled bytecode is kept, so that only what has changed is compiled.
         interpreter: a native one; it compiles.
         packages: the installed dependencies.
         facts: the text of `sandbox_api/build.py`.
-        output: the directory that they are written to.
+        output: the directory that `frozen.h` is written to.
     """
     facts_path = output / "build.py"
     facts_path.write_text(facts)
@@ -80,10 +88,10 @@ def make_bundle(
         for one in modules.values()
     ]
     items += [(name, ASSET, path.read_bytes()) for name, path in _assets()]
-    (output / "bundle.bin").write_bytes(pack(items))
     (output / "frozen.h").write_text(
         _frozen_table([(one, code[one.path, one.shown]) for one in frozen])
     )
+    return items
 
 
 def _replace(module: Module, path: Path) -> Module:
@@ -107,7 +115,7 @@ def _all_modules(interpreter: Interpreter, packages: Path) -> Iterator[Module]:
 def _assets() -> Iterator[tuple[str, Path]]:
     """Files of the package that are no code."""
     for path in sorted(PACKAGE.rglob("*")):
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and path.name != "ruff.toml":
+        if path.is_file() and path.suffix not in NO_ASSETS and path.name != "ruff.toml":
             yield path.relative_to(ROOT).as_posix(), path
 
 
@@ -130,11 +138,12 @@ def _compile(
     return {key: place.read_bytes() for key, place in places.items() if place.exists()}
 
 
-def pack(items: list[tuple[str, int, bytes]]) -> bytes:
-    """The bundle as runtime/main.c reads it.
+def pack(items: list[Item], purpose: int) -> bytes:
+    """The bundle as runtime/bundle.c reads it.
 
     Args:
-        items: name, kind and data.
+        items: what is in it.
+        purpose: RUN, DUMP or SCRIPT: what the program that has it does.
     """
     entries, names, data = [], bytearray(), bytearray()
     for name, kind, content in sorted(items, key=lambda item: item[0].encode()):
@@ -142,7 +151,9 @@ def pack(items: list[tuple[str, int, bytes]]) -> bytes:
         names += name.encode() + b"\0"
         data += content
     index = b"".join(entries)
-    header = struct.pack("<IIII", len(entries), 16 + len(index), 16 + len(index) + len(names), 0)
+    names_at = _HEADER.size + len(index)
+    data_at = names_at + len(names)
+    header = _HEADER.pack(len(entries), names_at, data_at, purpose, data_at + len(data))
     return header + index + bytes(names) + bytes(data)
 
 

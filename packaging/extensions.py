@@ -1,4 +1,4 @@
-"""The compiled parts of our dependencies, each one object that exports its init function only."""
+"""Compiled parts, ours and dependencies': each one object that exports its init function only."""
 
 import os
 import tomllib
@@ -11,10 +11,11 @@ from typing import Any
 from cache import BuildError, Cache, fetch, recipe, run
 from interpreter import CTYPES_FLAGS, CTYPES_SOURCES, Interpreter
 from sources import PINS, Source, fetch_sdist, locked
-from target import C_FLAGS, HERE, JOBS, Toolchain
+from target import C_FLAGS, HERE, JOBS, ROOT, Toolchain
 
 RECIPES: dict[str, Any] = tomllib.loads((HERE / "extensions.toml").read_text())
 FLAGS = (*C_FLAGS, "-fPIC", "-fvisibility=hidden", "-w")
+NATIVE = "sandbox_api.core.searches._native"
 
 
 @dataclass(frozen=True)
@@ -228,3 +229,14 @@ def make_ctypes(builder: Builder, libffi: Path) -> Extension:
     inputs = builder.inputs(libffi.name, CTYPES_FLAGS)
     step = builder.cache.step(f"_ctypes-{builder.arch}", inputs, make)
     return Extension("_ctypes", step / "module.o")
+
+
+def make_native(builder: Builder) -> Extension:
+    """The compiled module of this project."""
+    source = ROOT / f"{NATIVE.replace('.', '/')}.c"
+
+    def make(directory: Path) -> None:
+        join(builder, NATIVE, [compile_c(builder, source, directory / "0.o")], directory)
+
+    step = builder.cache.step(f"{NATIVE}-{builder.arch}", builder.inputs(source), make)
+    return Extension(NATIVE, step / "module.o")

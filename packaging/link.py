@@ -1,49 +1,48 @@
 """The last step: everything into one executable, and a look at whether it is what it should be."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bundle import RUNTIME
 from cache import BuildError, run
-from extensions import Extension
-from interpreter import Interpreter
+from elf import BUNDLE_ADDRESS, HEAP_ADDRESS
+from extensions import Builder, Extension
+from sources import Source
 from target import C_FLAGS, Toolchain
 
-OWN = ("dl", "strerror", "trust")  # in place of functions of the C library and of OpenSSL
+# Ours, and in place of functions of the C library and of OpenSSL
+OWN = ("main", "bundle", "snapshot", "allocator", "trim", "dl", "strerror", "trust")
 
 
 def link(
-    toolchain: Toolchain,
-    interpreter: Interpreter,
-    libraries: dict[str, Path],
+    builder: Builder,
+    libraries: Mapping[str, Path],
+    allocator: Source,
     extensions: list[Extension],
     work: Path,
-) -> tuple[Path, Path]:
-    """Link the daemon and the checker.
+) -> Path:
+    """Link the program, which has no bundle yet.
 
     Args:
-        toolchain: what it is linked with.
-        interpreter: for the target.
+        builder: what it is linked with, and the interpreter.
         libraries: prefixes of OpenSSL, zlib and libffi.
+        allocator: sources that have dlmalloc.
         extensions: what is built in beside CPython's own modules.
-        work: holds `bundle.bin` and `frozen.h`; the results are written here.
-
-    Returns:
-        The daemon, and the same program that runs a script instead (runtime/main.c).
+        work: holds `frozen.h`; the result is written here.
     """
     (work / "builtins.h").write_text(_builtins(extensions))
-    objects = [_compile(toolchain, interpreter, work, name) for name in OWN]
+    includes = [*builder.interpreter.includes, f"-I{work}", f"-I{allocator.tree}"]
+    addresses = [f"-DBUNDLE_ADDRESS={BUNDLE_ADDRESS:#x}", f"-DHEAP_ADDRESS={HEAP_ADDRESS:#x}"]
+    flags = includes + addresses
+    objects = [_compile(builder.toolchain, work, name, flags) for name in OWN]
     archives = [libraries[name] / f"lib/{file}" for name, file in (
         ("openssl", "libssl.a"), ("openssl", "libcrypto.a"), ("zlib", "libz.a"),
         ("libffi", "libffi.a"))]  # fmt: skip
-    results = []
-    for program, flags in (("sandbox-api", []), ("checker", ["-DCHECKER"])):
-        main = _compile(toolchain, interpreter, work, "main", f"{program}.o", *flags)
-        run("zcxx", "-static", "-s", "-O2", "-Wl,--gc-sections", "-Wl,--eh-frame-hdr",
-            "-Wl,-z,stack-size=8388608", "-o", program, main, *objects,
-            *(one.object for one in extensions), *interpreter.archives, *archives, "-lm",
-            cwd=work, env=toolchain.env)  # fmt: skip
-        results.append(work / program)
-    return results[0], results[1]
+    run("zcxx", "-static", "-s", "-O2", "-Wl,--gc-sections", "-Wl,--eh-frame-hdr",
+        "-Wl,-z,stack-size=8388608", "-o", "linked", *objects,
+        *(one.object for one in extensions), *builder.interpreter.archives, *archives, "-lm",
+        cwd=work, env=builder.toolchain.env)  # fmt: skip
+    return work / "linked"
 
 
 def _builtins(extensions: list[Extension]) -> str:
@@ -51,19 +50,10 @@ def _builtins(extensions: list[Extension]) -> str:
     return f"#define BUILTINS(X){rows}\n"
 
 
-def _compile(
-    toolchain: Toolchain,
-    interpreter: Interpreter,
-    work: Path,
-    name: str,
-    output: str = "",
-    *flags: str,
-) -> Path:
-    """The stamp: zig keeps objects, and does not see that the bundle has changed."""
-    compiled = work / (output or f"{name}.o")
-    stamp = (work / "bundle.bin").stat().st_mtime_ns
-    run("zcc", *C_FLAGS, "-w", *interpreter.includes, f"-I{work}", f"-DSTAMP={stamp}", *flags,
-        "-c", RUNTIME / f"{name}.c", "-o", compiled, cwd=work, env=toolchain.env)  # fmt: skip
+def _compile(toolchain: Toolchain, work: Path, name: str, flags: list[str]) -> Path:
+    compiled = work / f"{name}.o"
+    run("zcc", *C_FLAGS, "-w", *flags, "-c", RUNTIME / f"{name}.c", "-o", compiled,
+        cwd=work, env=toolchain.env)  # fmt: skip
     return compiled
 
 

@@ -25,6 +25,7 @@ class Target:
     openssl: str
     binutils: str  # prefix of the programs
     cargo: str  # the prefix of cargo's variables for the target
+    oldest_cpu: str  # that the file runs on, as qemu calls it
 
     @property
     def zig(self) -> str:
@@ -43,8 +44,10 @@ class Target:
 
 
 TARGETS = {
-    "amd64": Target("amd64", "x86_64", "linux-x86_64", "x86_64-linux-gnu-", "X86_64"),
-    "arm64": Target("arm64", "aarch64", "linux-aarch64", "aarch64-linux-gnu-", "AARCH64"),
+    "amd64": Target("amd64", "x86_64", "linux-x86_64", "x86_64-linux-gnu-", "X86_64", "qemu64"),
+    "arm64": Target(
+        "arm64", "aarch64", "linux-aarch64", "aarch64-linux-gnu-", "AARCH64", "cortex-a53"
+    ),
 }
 
 

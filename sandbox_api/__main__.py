@@ -8,18 +8,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-
-from aiohttp import web
 
 from sandbox_api import __version__, build
 from sandbox_api.api.mcp.stdio import serve_stdio
 from sandbox_api.api.server import Runner
-from sandbox_api.api.wire import HOST, PROCESSES
+from sandbox_api.api.wire import HOST, PROCESSES, SETTINGS
 from sandbox_api.app import create_app
 from sandbox_api.core import linux
+from sandbox_api.core.processes import holding
 from sandbox_api.core.searches import worker
 from sandbox_api.core.surroundings import missing_parts
 from sandbox_api.errors import FailedError, SandboxError, os_reason
@@ -35,6 +34,7 @@ BACKLOG = 1024
 END_ALL_S = 4.0
 OOM_SCORE = b"-500"
 _PYTHON_IGNORES = frozenset({signal.SIGPIPE, signal.SIGXFSZ})  # and subprocess restores them
+_INHERITED = tuple(frozenset(signal.Signals) - _PYTHON_IGNORES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after a signal, 1 where the daemon could not start, 2 for a bad flag.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments) == worker.worker_command()[1:]:  # in the built file, which is no interpreter
-        return worker.main()
+    if arguments is None:
+        if (program := _program()) is not None:
+            return program()
+        arguments = sys.argv[1:]
     try:
         flags = parse_flags(arguments)
     except UsageError as exc:
@@ -59,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with closing(start_logging()) as lines:
         return _run(flags, lines)
+
+
+def _program() -> Callable[[], int] | None:
+    """Which of our other programs this is; only the built file asks, which is no interpreter that
+    could be told to run them."""
+    if sys.argv[0] == holding.NAME:
+        return holding.main
+    return worker.main if sys.argv[1:] == worker.worker_command()[1:] else None
 
 
 def version() -> str:
@@ -74,7 +83,6 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         log.warning("arguments after the flags are ignored", extra={"arguments": flags.ignored})
     try:
         settings = _read_settings(flags)
-        log.debug("settings", extra={"settings": settings.masked()})
         runner = Runner(
             create_app(settings), access_lines=lines.write if settings.log_requests else None
         )
@@ -149,8 +157,8 @@ def _heed_ignored_signals() -> None:
     signals in what it runs in the background, as an entrypoint runs us; in a terminal of ours they
     must work.
     """
-    for number in signal.valid_signals():
-        if signal.getsignal(number) is signal.SIG_IGN and number not in _PYTHON_IGNORES:
+    for number in _INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _do_nothing)
 
 
@@ -183,10 +191,11 @@ async def _serve(runner: Runner, listener: socket.socket) -> None:
     try:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
-        site = web.SockSite(runner, listener, backlog=BACKLOG)
-        await site.start()
+        site = await runner.serve(listener, BACKLOG)
+        build.trim_memory()  # before the first line of the log, which starts a thread
         port = listener.getsockname()[1]
         log.info("listening on port %d", port, extra={"port": port, "version": __version__})
+        log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
         await told_to_stop.wait()
         log.info("told to stop")
         if os.getpid() == 1:  # the kernel ends all others with us: give them time to end well

@@ -5,7 +5,9 @@ order when it stops.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from aiohttp import web
@@ -67,6 +69,44 @@ DAY_S = 24 * HOUR_S
 STATE: web.AppKey[Path | None] = web.AppKey("state")
 
 
+def _resources(routes: Iterable[web.AbstractRouteDef]) -> tuple[web.AbstractResource, ...]:
+    """Routes as aiohttp looks them up: made once, since it compiles an expression for each."""
+    router = web.UrlDispatcher()
+    router.add_routes(routes)
+    return tuple(router.resources())
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What commands and file operations run with.
+
+    Attributes:
+        identity: who they are; None for the daemon itself.
+        environment: what commands inherit.
+        paths: what a client's paths mean.
+    """
+
+    identity: Identity | None
+    environment: Environment
+    paths: PathResolver
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Workload":
+        """The one that the settings name.
+
+        Raises:
+            InvalidError: its user does not exist or is root.
+        """
+        identity = resolve_identity(settings.user) if settings.user else None
+        environment = Environment(settings.launch_environment, settings.extra_environment)
+        home = settings.home if identity is None else identity.home
+        return cls(identity, environment, PathResolver(settings.workdir or "/", home))
+
+
+RESOURCES = _resources(chain.from_iterable(module.ROUTES for module in HANDLERS))
+TERMINAL_RESOURCES = _resources(terminal.ROUTES)
+
+
 def create_app(settings: Settings) -> web.Application:
     """The whole daemon as an application; nothing happens before it is started.
 
@@ -76,8 +116,7 @@ def create_app(settings: Settings) -> web.Application:
     Raises:
         InvalidError: the workload user does not exist or is root.
     """
-    identity = resolve_identity(settings.user) if settings.user else None
-    environment = Environment(settings.launch_environment, settings.extra_environment)
+    workload = Workload.of(settings)
     access = Access(settings.token, settings.allowed_hosts, settings.allowed_origins)
 
     app = web.Application(
@@ -92,43 +131,46 @@ def create_app(settings: Settings) -> web.Application:
         app.on_response_prepare.append(add_server_timing)
     app.on_shutdown.append(_end_streams)
 
-    home = settings.home if identity is None else identity.home
-    paths = PathResolver(settings.workdir or "/", home)
-    _add_files(app, settings, identity, paths)
-    _add_watches(app, identity)
+    _add_files(app, settings, workload)
+    _add_watches(app, workload)
     _add_host(app, settings)
-    _add_searches(app, settings, identity)
+    _add_searches(app, settings, workload)
     if settings.command:
-        _add_startup_command(app, settings, environment, identity)
-    _add_state(app, settings, environment)
-    _add_processes(app, settings, environment, identity, paths)
+        _add_startup_command(app, settings, workload)
+    _add_state(app, settings, workload)
+    _add_processes(app, settings, workload)
     app.cleanup_ctx.append(_ports)
-    _add_uploads(app, settings, environment)
+    _add_uploads(app, settings, workload)
     _add_mcp(app)
-    for module in HANDLERS:
-        app.add_routes(module.ROUTES)
+    _add_resources(app, RESOURCES)
     if settings.max_terminals:
-        _add_terminals(app, settings, environment, paths)
+        _add_terminals(app, settings, workload)
     return app
+
+
+def _add_resources(app: web.Application, resources: Iterable[web.AbstractResource]) -> None:
+    for resource in resources:
+        app.router.register_resource(resource)
 
 
 async def _end_streams(app: web.Application) -> None:
     app[wire.SHUTDOWN].begin()
 
 
-def _add_files(
-    app: web.Application, settings: Settings, identity: Identity | None, paths: PathResolver
-) -> None:
+def _add_files(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def threads(app: web.Application) -> AsyncIterator[None]:
-        app[wire.FILE_THREADS] = owner = FileThreads(identity)
+        app[wire.FILE_THREADS] = owner = FileThreads(workload.identity)
         app[wire.FILES] = files = Files(
-            owner, paths, fsync=settings.fsync, max_content_bytes=settings.max_content_bytes
+            owner,
+            workload.paths,
+            fsync=settings.fsync,
+            max_content_bytes=settings.max_content_bytes,
         )
         app[wire.EDITS] = Edits(owner, fsync=settings.fsync)
         app[wire.TREES] = Trees(
             owner, files, fsync=settings.fsync, max_bytes=settings.max_tree_bytes
         )
-        app[wire.COPIES] = Copies(owner, paths, fsync=settings.fsync)
+        app[wire.COPIES] = Copies(owner, workload.paths, fsync=settings.fsync)
         app[wire.ARCHIVES] = Archives(owner, fsync=settings.fsync)
         yield
         app[wire.FILE_THREADS].close()
@@ -136,9 +178,9 @@ def _add_files(
     app.cleanup_ctx.append(threads)
 
 
-def _add_watches(app: web.Application, identity: Identity | None) -> None:
+def _add_watches(app: web.Application, workload: Workload) -> None:
     async def watches(app: web.Application) -> AsyncIterator[None]:
-        threads = FileThreads(identity)
+        threads = FileThreads(workload.identity)
         app[wire.WATCHES] = owner = Watches(threads)
         async with owner.open():
             yield
@@ -164,9 +206,9 @@ def _add_host(app: web.Application, settings: Settings) -> None:
     app.cleanup_ctx.append(host)
 
 
-def _add_searches(app: web.Application, settings: Settings, identity: Identity | None) -> None:
+def _add_searches(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def searches(app: web.Application) -> AsyncIterator[None]:
-        threads = FileThreads(identity, SEARCH_THREADS)
+        threads = FileThreads(workload.identity, SEARCH_THREADS)
         reaper = app[wire.HOST].reaper
         app[wire.SEARCHES] = Searches(threads, reaper, timeout_s=settings.search_timeout_s)
         provider = choose_provider(
@@ -182,12 +224,12 @@ def _add_searches(app: web.Application, settings: Settings, identity: Identity |
     app.cleanup_ctx.append(searches)
 
 
-def _add_state(app: web.Application, settings: Settings, environment: Environment) -> None:
+def _add_state(app: web.Application, settings: Settings, workload: Workload) -> None:
     candidates = state_candidates(
         settings.state_dir,
-        environment.get("XDG_STATE_HOME"),
+        workload.environment.get("XDG_STATE_HOME"),
         settings.home,
-        environment.get("TMPDIR"),
+        workload.environment.get("TMPDIR"),
     )
 
     async def state(app: web.Application) -> AsyncIterator[None]:
@@ -197,7 +239,7 @@ def _add_state(app: web.Application, settings: Settings, environment: Environmen
     app.cleanup_ctx.append(state)
 
 
-def _add_uploads(app: web.Application, settings: Settings, environment: Environment) -> None:
+def _add_uploads(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def sessions(app: web.Application) -> AsyncIterator[None]:
         threads = app[wire.FILE_THREADS]
         own_threads = threads if threads.identity is None else FileThreads(None)
@@ -207,7 +249,7 @@ def _add_uploads(app: web.Application, settings: Settings, environment: Environm
                 threads,
                 own_threads,
                 directory,
-                tmpdir=environment.get("TMPDIR") or "/tmp",  # noqa: S108 - random names, O_EXCL
+                tmpdir=workload.environment.get("TMPDIR") or "/tmp",  # noqa: S108 - random names, O_EXCL
                 fsync=settings.fsync,
                 max_age_s=max_age_s,
             )
@@ -222,13 +264,7 @@ def _add_uploads(app: web.Application, settings: Settings, environment: Environm
     app.cleanup_ctx.append(sessions)
 
 
-def _add_processes(
-    app: web.Application,
-    settings: Settings,
-    environment: Environment,
-    identity: Identity | None,
-    paths: PathResolver,
-) -> None:
+def _add_processes(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def engine(app: web.Application) -> AsyncIterator[None]:
         with (
             open_subdirectory(app[STATE], "runs", settings.log_dir) as runs,
@@ -237,7 +273,12 @@ def _add_processes(
             exclusive = not (settings.log_dir or settings.records_dir)
             directories = Directories(runs, records, exclusive) if runs and records else None
             async with Processes.open(
-                environment, identity, paths, directories, _limits(settings), app[wire.HOST]
+                workload.environment,
+                workload.identity,
+                workload.paths,
+                directories,
+                _limits(settings),
+                app[wire.HOST],
             ) as owner:
                 app[wire.PROCESSES] = owner
                 yield
@@ -254,14 +295,12 @@ def _add_mcp(app: web.Application) -> None:
     app.cleanup_ctx.append(endpoint)
 
 
-def _add_terminals(
-    app: web.Application, settings: Settings, environment: Environment, paths: PathResolver
-) -> None:
+def _add_terminals(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def terminals(app: web.Application) -> AsyncIterator[None]:
         owner = Terminals(
-            environment,
+            workload.environment,
             app[wire.FILE_THREADS],
-            paths,
+            workload.paths,
             app[wire.HOST].reaper,
             settings.max_terminals,
         )
@@ -270,7 +309,7 @@ def _add_terminals(
             yield
 
     app.cleanup_ctx.append(terminals)
-    app.add_routes(terminal.ROUTES)
+    _add_resources(app, TERMINAL_RESOURCES)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -294,11 +333,11 @@ async def _ports(app: web.Application) -> AsyncIterator[None]:
     app[wire.APPS].close()
 
 
-def _add_startup_command(
-    app: web.Application, settings: Settings, environment: Environment, identity: Identity | None
-) -> None:
+def _add_startup_command(app: web.Application, settings: Settings, workload: Workload) -> None:
     async def command(app: web.Application) -> AsyncIterator[None]:
-        running = StartupCommand.start(settings.command, environment, identity, app[wire.HOST])
+        running = StartupCommand.start(
+            settings.command, workload.environment, workload.identity, app[wire.HOST]
+        )
         yield
         running.close()
 

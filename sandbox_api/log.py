@@ -31,7 +31,7 @@ _OWN_KEYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LineWriter:
-    """Writes whole lines to a descriptor from its own thread.
+    """Writes whole lines to a descriptor from its own thread, which starts with the first line.
 
     Args:
         fd: the descriptor; it stays open.
@@ -46,9 +46,7 @@ class LineWriter:
         self._size_bytes = 0
         self._dropped = 0
         self._closed = False
-        # a daemon thread: a reader that never reads must not keep the process from ending
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
         """Hand over one line; never waits for the descriptor."""
@@ -58,15 +56,23 @@ class LineWriter:
                 return
             self._lines.append(line)
             self._size_bytes += len(line)
-            if len(self._lines) == 1:
+            if self._thread is None:
+                self._start()
+            elif len(self._lines) == 1:
                 self._changed.notify()
+
+    def _start(self) -> None:
+        # a daemon thread: a reader that never reads must not keep the process from ending
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what waits, for `timeout_s` seconds at most."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while batch := self._take():

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import ClientSession, ClientWebSocketResponse
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CTRL, SHIFT = 2, 8  # how the protocol tells modifiers
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -78,6 +79,36 @@ class Tab:
         common = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    async def shortcut(self, letter: str, *commands: str) -> None:
+        """Ctrl, Shift and a letter; what the browser itself does then are editing commands."""
+        key = {"key": letter, "code": f"Key{letter}", "windowsVirtualKeyCode": ord(letter)}
+        held = {"modifiers": CTRL | SHIFT}
+        await self.call(
+            "Input.dispatchKeyEvent", type="rawKeyDown", commands=commands, **key, **held
+        )
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **key, **held)
+
+    async def mouse(self, kind: str, x: float, y: float) -> None:
+        """`mousePressed`, `mouseMoved`, `mouseReleased`, with the left button."""
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
+        if kind == "mouseMoved":
+            button = {}
+        await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """From one place to another, with the button held."""
+        await self.mouse("mousePressed", *start)
+        await self.call(
+            "Input.dispatchMouseEvent", type="mouseMoved", x=end[0], y=end[1], buttons=1
+        )
+        await self.mouse("mouseReleased", *end)
+
+    async def allow_clipboard(self) -> None:
+        """As if the user had been asked, and had the page in front."""
+        names = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        await self.call("Browser.grantPermissions", permissions=names)
+        await self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     async def resize(self, width: int, height: int) -> None:
         """Another size of the window, in pixels."""

@@ -23,7 +23,7 @@ LAYERS = (
     {"settings", "log", "flags"},
     {"api"},
     {"app"},
-    {"__main__"},
+    {"__main__", "image"},
 )
 MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop"} | {
     "popitem",

@@ -2,112 +2,14 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <limits.h>
-#include <marshal.h>
-#include <string.h>
-#include <sys/mman.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "builtins.h" /* BUILTINS(X): X("package.module", PyInit_of_it) for each compiled module */
 #include "frozen.h"   /* frozen_modules: what is needed before the importer works */
+#include "layout.h"
 
-/* The bundle, as packaging/bundle.py writes it: a header of four numbers (count, offset of names,
-   offset of data, 0), then one entry per item, sorted by name, the names, and the data. */
-__asm__(".section .rodata,\"a\",@progbits\n"
-        ".balign 4096\n"
-        "bundle:\n"
-        ".incbin \"bundle.bin\"\n"
-        ".balign 4096\n"
-        "bundle_end:\n"
-        ".text\n");
-extern const unsigned char bundle[], bundle_end[] __attribute__((visibility("hidden")));
-
-enum { MODULE, PACKAGE, ASSET };
-
-typedef struct {
-    uint32_t name, offset, size, kind;
-} Entry;
-
-static const Entry *look_up(const char *name)
-{
-    const uint32_t *header = (const uint32_t *)bundle;
-    const Entry *entries = (const Entry *)(header + 4);
-    const char *names = (const char *)bundle + header[1];
-    uint32_t low = 0, high = header[0];
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        int order = strcmp(name, names + entries[middle].name);
-        if (order == 0)
-            return entries + middle;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-static const char *start_of(const Entry *entry)
-{
-    return (const char *)bundle + ((const uint32_t *)bundle)[2] + entry->offset;
-}
-
-/* find(name): None, False for a module, True for a package; of a file: True. */
-static PyObject *bundle_find(PyObject *self, PyObject *argument)
-{
-    const char *name = PyUnicode_AsUTF8(argument);
-    if (name == NULL)
-        return NULL;
-    const Entry *entry = look_up(name);
-    if (entry == NULL)
-        Py_RETURN_NONE;
-    return PyBool_FromLong(entry->kind != MODULE);
-}
-
-/* code(name): the code object of a module. */
-static PyObject *bundle_code(PyObject *self, PyObject *argument)
-{
-    const char *name = PyUnicode_AsUTF8(argument);
-    if (name == NULL)
-        return NULL;
-    const Entry *entry = look_up(name);
-    if (entry == NULL || entry->kind == ASSET)
-        return PyErr_Format(PyExc_ImportError, "no module %R in the executable", argument);
-    return PyMarshal_ReadObjectFromString(start_of(entry), entry->size);
-}
-
-/* data(path): the bytes of a file. */
-static PyObject *bundle_data(PyObject *self, PyObject *argument)
-{
-    const char *path = PyUnicode_AsUTF8(argument);
-    if (path == NULL)
-        return NULL;
-    const Entry *entry = look_up(path);
-    if (entry == NULL || entry->kind != ASSET)
-        return PyErr_Format(PyExc_FileNotFoundError, "no file %R in the executable", argument);
-    return PyBytes_FromStringAndSize(start_of(entry), entry->size);
-}
-
-/* release(): give the memory of the bundle back; what is read later comes from the file again. */
-static PyObject *bundle_release(PyObject *self, PyObject *ignored)
-{
-    madvise((void *)bundle, bundle_end - bundle, MADV_DONTNEED);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef bundle_methods[] = {
-    {"find", bundle_find, METH_O, NULL},
-    {"code", bundle_code, METH_O, NULL},
-    {"data", bundle_data, METH_O, NULL},
-    {"release", bundle_release, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-static struct PyModuleDef bundle_module = {
-    PyModuleDef_HEAD_INIT, .m_name = "_bundle", .m_size = -1, .m_methods = bundle_methods};
-
-static PyObject *init_bundle(void)
-{
-    return PyModule_Create(&bundle_module);
-}
+extern char **environ;
 
 #define DECLARE(name, init) extern PyObject *init(void);
 BUILTINS(DECLARE)
@@ -126,11 +28,12 @@ static void check(PyStatus status)
         Py_ExitStatusException(status);
 }
 
-/* Where this file lies; without /proc as it was called. */
+/* Where this file lies; without /proc, and where it must not be known, as it was called. */
 static wchar_t *executable(const char *called)
 {
     char path[PATH_MAX];
-    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
+    ssize_t size =
+        BUNDLE->purpose == DUMP ? 0 : readlink("/proc/self/exe", path, sizeof path - 1);
     path[size > 0 ? size : 0] = 0;
     wchar_t *decoded = Py_DecodeLocale(size > 0 ? path : called, NULL);
     if (decoded == NULL)
@@ -171,39 +74,84 @@ static void start_interpreter(int argc, char **argv)
     PyMem_RawFree(program);
 }
 
-/* The checker is the same program but for this: it runs the script that it is given, with what
-   follows as its arguments. The tests look with it at what a request cannot show. */
-static int run(const char *called)
+/* Headers of the program that packaging/elf.py makes segments of. Two, as they differ in alignment. */
+__asm__(".section .note.bundle,\"a\",@note\n.balign 4\n.long 8,0,1\n.asciz \"sandbox\"\n"
+        ".section .note.heap,\"a\",@note\n.balign 8\n.long 8,0,2\n.asciz \"sandbox\"\n"
+        ".text\n");
+
+static PyObject *call_start(const char *function)
 {
-#ifdef CHECKER
-    FILE *script = fopen(called, "r");
-    if (script == NULL) {
-        perror(called);
-        return 2;
-    }
-    return PyRun_SimpleFileExFlags(script, called, 1, NULL) != 0;
-#else
-    if (PyImport_ImportModule("_start") == NULL)
-        PyErr_Print(); /* ends the process on SystemExit, which is how the daemon ends */
-    return 1;
-#endif
+    PyObject *start = PyImport_ImportModule("_start");
+    PyObject *result = start == NULL ? NULL : PyObject_CallMethod(start, function, NULL);
+    Py_XDECREF(start);
+    return result;
 }
 
-int main(int argc, char **argv)
+/* With SCRIPT the program runs a script with what follows as its arguments: the tests look with it
+   at what a request cannot show. */
+static int run_script(const char *path)
 {
-#ifdef CHECKER
-    if (argc > 1) {
-        argc--;
-        argv++;
+    FILE *script = fopen(path, "r");
+    if (script == NULL) {
+        perror(path);
+        return 2;
     }
-#endif
+    return PyRun_SimpleFileExFlags(script, path, 1, NULL) != 0;
+}
+
+static int run(int argc, char **argv)
+{
+    if (BUNDLE->purpose == SCRIPT && argc > 0)
+        return run_script(argv[0]);
+    PyObject *result = call_start(BUNDLE->purpose == DUMP ? "preload" : "run");
+    if (result == NULL) {
+        PyErr_Print(); /* ends the process on SystemExit */
+        return 1;
+    }
+    int status = (int)PyLong_AsLong(result);
+    Py_DECREF(result);
+    return status;
+}
+
+/* Not exit(3): in a process that begins with a snapshot, what C++ registers there is there twice. And
+   the daemon's objects are not taken apart one by one, for which each page would be copied: the
+   kernel frees them at once. */
+static void end(int status)
+{
+    if (BUNDLE->purpose == RUN)
+        Py_XDECREF(call_start("finish"));
+    else if (Py_FinalizeEx() < 0)
+        status = 120; /* as CPython: what was written could not be flushed */
+    fflush(NULL);
+    _exit(status);
+}
+
+static void start(int argc, char **argv)
+{
+    if (BUNDLE->purpose == DUMP)
+        prepare_dump(environ);
+    use_allocator();
     start_interpreter(argc, argv);
     PyObject *importer = PyImport_ImportModule("_importer");
     if (importer == NULL) {
         PyErr_Print();
-        return 1;
+        end(1);
     }
     Py_DECREF(importer);
-    int status = run(argv[0]);
-    return Py_FinalizeEx() < 0 ? 120 : status;
+}
+
+int main(int argc, char **argv)
+{
+    if (BUNDLE->purpose == SCRIPT && argc > 1) {
+        argc--;
+        argv++;
+    }
+    if (!is_snapshot())
+        start(argc, argv);
+    else if (!resume(argv))
+        end(1);
+    int status = run(argc, argv);
+    if (BUNDLE->purpose == DUMP && status == 0)
+        _exit(dump());
+    end(status);
 }

@@ -8,13 +8,16 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp.client_exceptions import ClientError
 from yarl import URL
 
-from sandbox_api import __version__
+from sandbox_api.api.outgoing import open_session
 from sandbox_api.errors import InvalidError
+
+if TYPE_CHECKING:
+    from aiohttp.client import ClientSession
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +25,7 @@ ATTEMPT_TIMEOUT_S: Final = 10.0
 MAX_CONNECTIONS: Final = 16
 MAX_REDIRECTS: Final = 3
 MAX_URL_CHARACTERS: Final = 4096
-_HEADERS: Final = {
-    "Content-Type": "application/json",
-    "User-Agent": f"sandbox-api/{__version__}",
-}
+_HEADERS: Final = {"Content-Type": "application/json"}
 _SAME_METHOD: Final = frozenset({HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT})
 
 
@@ -49,6 +49,7 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._session: ClientSession | None = None
+        self._opening = asyncio.Lock()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -84,8 +85,9 @@ class Callbacks:
 
     async def _post(self, url: URL, body: bytes) -> int:
         """The status of the last answer."""
+        client = await self._client()
         for _ in range(1 + MAX_REDIRECTS):
-            async with self._client().post(
+            async with client.post(
                 url, data=body, headers=_HEADERS, allow_redirects=False
             ) as answer:
                 status, location = answer.status, answer.headers.get("Location")
@@ -98,11 +100,8 @@ class Callbacks:
             url = target
         return status
 
-    def _client(self) -> ClientSession:
-        if self._session is None:
-            self._session = ClientSession(
-                connector=TCPConnector(limit=MAX_CONNECTIONS),
-                cookie_jar=DummyCookieJar(),
-                timeout=ClientTimeout(total=None),
-            )
+    async def _client(self) -> "ClientSession":
+        async with self._opening:
+            if self._session is None:
+                self._session = await open_session(max_connections=MAX_CONNECTIONS)
         return self._session

@@ -13,7 +13,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import quote
 
-from aiohttp import ETag, web
+from aiohttp import web
+from aiohttp.helpers import ETag
 
 from sandbox_api.core.conditions import file_version
 from sandbox_api.core.regular import OpenedFile

@@ -10,19 +10,17 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import (
-    ClientConnectionError,
-    ClientError,
-    ClientPayloadError,
-    ClientSession,
-    ClientTimeout,
-    StreamReader,
-)
+from aiohttp.client_exceptions import ClientConnectionError, ClientError, ClientPayloadError
+from aiohttp.streams import StreamReader
 
+from sandbox_api.api.outgoing import open_session
 from sandbox_api.core.codegen.provider import Document, Provider, Ranked
 from sandbox_api.errors import FailedError, SandboxError, UnavailableError
+
+if TYPE_CHECKING:
+    from aiohttp.client import ClientSession
 
 log = logging.getLogger("sandbox_api.codegen")
 
@@ -31,6 +29,7 @@ Json = dict[str, Any]
 RELACE_URL: Final = "https://models.relace.ai"
 MORPH_URL: Final = "https://api.morphllm.com/v1"
 DEADLINE_S: Final = 55.0  # clients give up after 60
+CONNECT_TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 3
 PAUSES_S: Final = (0.5, 1.5)
 LONGEST_PAUSE_S: Final = 10.0
@@ -72,7 +71,9 @@ class Service:
             ) from None
 
     async def _post(self, path: str, body: bytes) -> Json:
-        async with ClientSession(trust_env=True, timeout=ClientTimeout(sock_connect=10)) as session:
+        async with await open_session(
+            connect_timeout_s=CONNECT_TIMEOUT_S, max_connections=1, use_proxy=True
+        ) as session:
             for attempt in range(ATTEMPTS):
                 try:
                     return await self._try(session, path, body)
@@ -84,7 +85,7 @@ class Service:
                     await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
         raise AssertionError("unreachable")
 
-    async def _try(self, session: ClientSession, path: str, body: bytes) -> Json:
+    async def _try(self, session: "ClientSession", path: str, body: bytes) -> Json:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
             async with session.post(

@@ -8,14 +8,15 @@ import asyncio
 import re
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import RawResponseMessage
+from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.streams import StreamReader
 
+from sandbox_api.api.bodies import Receiver
 from sandbox_api.api.proxy_heads import (
     AnswerHead,
     Route,
@@ -25,6 +26,7 @@ from sandbox_api.api.proxy_heads import (
     sends_chunks,
     wanted_upgrade,
 )
+from sandbox_api.api.relay import relay
 from sandbox_api.api.upstream import (
     BUFFER_BYTES,
     NobodyListensError,
@@ -33,12 +35,10 @@ from sandbox_api.api.upstream import (
 )
 from sandbox_api.api.wire import ACCESS, APPS, SHUTDOWN, STARTED
 from sandbox_api.core.ports import explain_refusal
-from sandbox_api.core.splicing import splice
 from sandbox_api.errors import InvalidError, UpstreamError
 
 MAX_PORT: Final = 65535
 LAST_BYTES_TIMEOUT_S: Final = 1.0
-SPLICED_BYTES: Final = 1 << 20  # where it begins to be worth the pipe
 _PORT: Final = re.compile("0*[0-9]{1,5}", re.ASCII)
 
 
@@ -112,8 +112,10 @@ def _port(request: web.Request) -> int:
 
 async def _exchange(request: web.Request, app: Upstream) -> web.StreamResponse:
     """Body and answer go at the same time: an app may answer before it has read everything."""
-    chunked = sends_chunks(request)
-    sending = asyncio.ensure_future(app.send_body(request.content, chunked=chunked))
+    client = cast("Receiver", request.protocol)
+    sending = asyncio.ensure_future(
+        app.send_body(client, request.content, chunked=sends_chunks(request))
+    )
     try:
         message, body = await app.answer()
         while is_interim(message):
@@ -137,46 +139,15 @@ async def _relay(
     head = AnswerHead(request, message)
     response = Relayed(request, message.code, keep_alive=head.keep_alive)
     await _send(request, head.final())
-    writer = request.writer
+    writer = cast("StreamWriter", request.writer)
     if head.chunked:
         writer.enable_chunking()
-    async for data in body.iter_any():
-        await writer.write(data)
-        if head.size - body.total_bytes >= SPLICED_BYTES and await _splice(
-            request, app, body, head
-        ):
-            break
-    await writer.write_eof()
+    try:
+        await relay(app.protocol, body, writer)
+    except ConnectionError:
+        request.protocol.force_close()
+        raise
     return response
-
-
-async def _splice(
-    request: web.Request, app: Upstream, body: StreamReader, head: AnswerHead
-) -> bool:
-    """Move what is left of a large body within the kernel, from where both sides stand now.
-
-    Returns:
-        False where it has to go on as it came.
-    """
-    source, target, writer = app.protocol.transport, request.transport, request.writer
-    while data := body.read_nowait():
-        await writer.write(data)
-    if source is None or target is None or not source.is_reading():
-        return False
-    source.pause_reading()  # what it has read so far has come to `body`, and nothing more will
-    target.set_write_buffer_limits(high=0)
-    await writer.drain()
-    left = head.size - body.total_bytes
-    moved = await splice(_descriptor(source), _descriptor(target), left)
-    target.set_write_buffer_limits()
-    writer.output_size += moved
-    if moved < left:
-        raise UpstreamError("the app closed the connection in the middle of its answer")
-    return True
-
-
-def _descriptor(transport: asyncio.Transport) -> int:
-    return int(transport.get_extra_info("socket").fileno())
 
 
 async def _send(request: web.Request, data: bytes) -> None:

@@ -8,17 +8,19 @@ classes.
 import asyncio
 import logging
 import re
+import socket
 from typing import Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion10, RawRequestMessage
+from aiohttp.http import HttpRequestParser, HttpVersion10, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
 from sandbox_api.api.access_log import AccessLines, AccessLogger
+from sandbox_api.api.bodies import Receiver
 from sandbox_api.api.middleware import ACCESS_LINES, COMMON_HEADERS, http_error, json_error
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ _JOINED = re.compile(
     r"/(filesystem(?:/tree|-find|-search|-content-search|-multipart/initiate)?"
     r"|watch/filesystem)%2[Ff]"
 )
+_FOR_APP = b"/port/"
 _TREE_ROOT = "/filesystem/tree"  # means `/`, without a slash as well
 
 
@@ -62,8 +65,11 @@ def canonical_message(message: RawRequestMessage) -> RawRequestMessage:
     return message._replace(url=url)
 
 
-class Connection(RequestHandler):
-    """One connection: aiohttp's, with JSON errors and a limit on the time a request head takes."""
+class Connection(Receiver, RequestHandler):
+    """One connection: aiohttp's, with JSON errors and a limit on the time a request head takes.
+
+    Bodies that go on to an app are decoded by us, so that they can go on within the kernel.
+    """
 
     __slots__ = ("_head_timer",)
 
@@ -80,26 +86,51 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Half a request starts the clock, a whole one stops it; a malformed body fails at once."""
-        super().data_received(data)
+        if self.body is not None or data.find(_FOR_APP, 0, MAX_LINE_BYTES) >= 0:
+            self.receive(data)
+        else:
+            super().data_received(data)
         if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-            self._fail_body(str(self._messages[-1][0].message))
+            self._fail_current(str(self._messages[-1][0].message))
         if self._waiter is None or self._waiter.done():
             self._stop_head_timer()
         elif self._head_timer is None:
             self._start_head_timer()
 
-    def _fail_body(self, reason: str) -> None:
+    def _fail_current(self, reason: str) -> None:
         """What came cannot be parsed: whoever reads the current request's body would wait for ever.
 
         aiohttp keeps the error for the next request, of which there is none.
         """
         request = self._current_request
         if request is not None and not request.content.is_eof():
-            self._lingering_time = 0
-            self.close()
-            request.content.set_exception(
-                web.RequestPayloadError(reason.strip().partition("\n")[0])
-            )
+            self._fail_body(request.content, reason)
+
+    def _fail_body(self, content: StreamReader, reason: str) -> None:
+        self._lingering_time = 0
+        self.close()
+        content.set_exception(web.RequestPayloadError(reason.strip().partition("\n")[0]))
+
+    def _parse_head(self, data: bytes) -> tuple[RawRequestMessage | None, StreamReader]:
+        count = self._request_count
+        super().data_received(data)
+        if count == self._request_count:
+            return None, EMPTY_PAYLOAD
+        message, payload = self._messages[-1]
+        return (message if isinstance(message, RawRequestMessage) else None), payload
+
+    def _renew_parser(self) -> None:
+        self._parser = HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
 
     def handle_error(
         self,
@@ -191,6 +222,17 @@ class Runner(web.AppRunner):
             access_log=access_lines,
         )
         app[ACCESS_LINES] = access_lines or _drop
+
+    async def serve(self, listener: socket.socket, backlog: int) -> web.BaseSite:
+        """Answer who connects, once the application has been set up.
+
+        Args:
+            listener: a bound socket.
+            backlog: how many may wait to be accepted.
+        """
+        site = web.SockSite(self, listener, backlog=backlog)
+        await site.start()
+        return site
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()

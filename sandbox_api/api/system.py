@@ -1,6 +1,7 @@
 """Routes of the daemon itself: `/` and `/health` (spec/system.md 2)."""
 
-import platform
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,6 +13,7 @@ from sandbox_api.api.schemas.system import HealthReply, LastUpgrade, WelcomeRepl
 from sandbox_api.api.wire import SETTINGS, json_reply
 from sandbox_api.log import timestamp
 
+_PYTHON: Final = "python{}.{}.{}".format(*sys.version_info)
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 WELCOME: Final = WelcomeReply(
@@ -53,13 +55,14 @@ async def health(request: web.Request) -> web.Response:
     """The daemon is up, and since when."""
     started = request.app[STARTED]
     uptime_s = time.monotonic() - started.monotonic_s
+    machine = os.uname().machine
     reply = HealthReply(
         version=__version__,
         git_commit=build.COMMIT,
         build_time=build.TIME,
-        go_version=f"python{platform.python_version()}",
+        go_version=_PYTHON,
         os="linux",
-        arch=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        arch=_ARCHITECTURES.get(machine, machine),
         uptime=go_duration(uptime_s),
         uptime_seconds=uptime_s,
         upgrade_count=request.app[SETTINGS].upgrade_count,

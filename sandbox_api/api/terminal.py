@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import web
+from aiohttp.http import WSCloseCode, WSMessage, WSMsgType
 
 from sandbox_api.api.assets import asset_reply
 from sandbox_api.api.audit import audit

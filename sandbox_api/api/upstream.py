@@ -12,12 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiohttp import ClientError, web
+from aiohttp import web
+from aiohttp.client_exceptions import ClientError, ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from sandbox_api.api.bodies import Receiver
+from sandbox_api.api.relay import relay
 from sandbox_api.errors import UnavailableError, UpstreamError, os_reason
 
 # An app on 0.0.0.0 or `::` answers on one of these as well.
@@ -39,6 +42,39 @@ class StaleConnectionError(Exception):
     """The app has closed a connection that was to be used again, before it answered."""
 
 
+class AppConnection(Receiver, ResponseHandler):
+    """aiohttp's client side of a connection; where it knows its end, the body is decoded by us."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._latest: tuple[RawResponseMessage | None, StreamReader] = (None, EMPTY_PAYLOAD)
+
+    def data_received(self, data: bytes) -> None:
+        """What the app sends."""
+        reading = self._payload is not None and not self._payload.is_eof()
+        if self.body is not None or not (reading or self._upgraded):
+            self.receive(data)
+        else:
+            super().data_received(data)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """A message whose head is complete."""
+        self._latest = data
+        super().feed_data(data, size)
+
+    def _parse_head(self, data: bytes) -> tuple[RawResponseMessage | None, StreamReader]:
+        self._latest = (None, EMPTY_PAYLOAD)
+        super().data_received(data)
+        return self._latest
+
+    def _renew_parser(self) -> None:
+        self._parser = self._payload = None  # the next request has its own
+
+    def _fail_body(self, content: StreamReader, reason: str) -> None:
+        content.set_exception(ClientPayloadError(reason))
+        self.close()
+
+
 class Upstream:
     """One exchange with an app.
 
@@ -48,7 +84,7 @@ class Upstream:
         reused: whether the connection has served another request before.
     """
 
-    def __init__(self, protocol: ResponseHandler, port: int, *, reused: bool) -> None:
+    def __init__(self, protocol: AppConnection, port: int, *, reused: bool) -> None:
         self.protocol = protocol
         self.writer = StreamWriter(protocol, asyncio.get_running_loop())
         self._port = port
@@ -73,19 +109,22 @@ class Upstream:
         if self.protocol.transport is not None:
             self.protocol.transport.write(head)
 
-    async def send_body(self, body: StreamReader, *, chunked: bool) -> None:
+    async def send_body(self, source: Receiver, body: StreamReader, *, chunked: bool) -> None:
         """Send the request's body as it comes.
 
         An app that takes no more of it may have answered already: that is no error here. When the
         client's part is malformed, whoever waits for the answer is told.
+
+        Args:
+            source: the client's connection.
+            body: what has been read of it.
+            chunked: whether it goes on in chunks.
         """
         if chunked:
             self.writer.enable_chunking()
         body.set_read_chunk_size(BUFFER_BYTES)
         try:
-            async for data in body.iter_any():
-                await self.writer.write(data)
-            await self.writer.write_eof()
+            await relay(source, body, self.writer)
         except ConnectionError:
             return
         except (HttpProcessingError, web.RequestPayloadError) as exc:
@@ -121,7 +160,7 @@ class Apps:
     """The way to all apps, and the connections to them that are free for a moment."""
 
     def __init__(self) -> None:
-        self._idle: dict[ResponseHandler, tuple[int, asyncio.TimerHandle]] = {}
+        self._idle: dict[AppConnection, tuple[int, asyncio.TimerHandle]] = {}
 
     @asynccontextmanager
     async def connect(self, port: int, *, repeatable: bool) -> AsyncIterator[Upstream]:
@@ -151,7 +190,7 @@ class Apps:
         else:
             protocol.close()
 
-    def _take(self, port: int) -> ResponseHandler | None:
+    def _take(self, port: int) -> AppConnection | None:
         """The connection that was used last; one that the app has closed is none."""
         for protocol in reversed([one for one, kept in self._idle.items() if kept[0] == port]):
             self._idle.pop(protocol)[1].cancel()
@@ -160,13 +199,13 @@ class Apps:
             protocol.close()
         return None
 
-    def _keep(self, port: int, protocol: ResponseHandler) -> None:
+    def _keep(self, port: int, protocol: AppConnection) -> None:
         if len(self._idle) >= MAX_IDLE:
             self._drop(next(iter(self._idle)))
         timer = asyncio.get_running_loop().call_later(IDLE_S, self._drop, protocol)
         self._idle[protocol] = port, timer
 
-    def _drop(self, protocol: ResponseHandler) -> None:
+    def _drop(self, protocol: AppConnection) -> None:
         self._idle.pop(protocol)[1].cancel()
         protocol.close()
 
@@ -176,7 +215,7 @@ class Apps:
             self._drop(protocol)
 
 
-async def _connect(port: int) -> ResponseHandler:
+async def _connect(port: int) -> AppConnection:
     refusal: OSError | None = None
     for address in ADDRESSES:
         try:
@@ -193,11 +232,11 @@ async def _connect(port: int) -> ResponseHandler:
     raise NobodyListensError(f"port {port} refuses connections") from refusal
 
 
-async def _connect_to(address: str, port: int) -> ResponseHandler:
+async def _connect_to(address: str, port: int) -> AppConnection:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         transport, protocol = await loop.create_connection(
-            lambda: ResponseHandler(loop), address, port
+            lambda: AppConnection(loop), address, port
         )
     if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
         transport.abort()  # the kernel picked the very port that nobody listens on (RFC 9293, 3.5)

@@ -1,7 +1,7 @@
 """What an image lacks, said once at the start: the daemon runs without it, but less well."""
 
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 # Where to look, and what does not work where there is nothing.
@@ -24,12 +24,12 @@ CONSEQUENCES: Final[Mapping[str, str]] = {
 }
 
 
-def missing_parts(root: Path = Path("/")) -> Iterator[str]:
+def missing_parts(root: str = "") -> Iterator[str]:
     """What is not there and what follows, one text for each.
 
     Args:
-        root: of the file system.
+        root: of the file system, without a slash at its end.
     """
     for path, consequence in CONSEQUENCES.items():
-        if not (root / path.removeprefix("/")).exists():
+        if not os.path.exists(f"{root}{path}"):
             yield consequence

@@ -1,10 +1,13 @@
 """Work that ends even when whoever asked for it leaves."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+EXPIRY_CHECK_S: Final = 600.0
+FIRST_CHECK_S: Final = 5.0
 
 
 class Tasks:
@@ -51,6 +54,20 @@ class Tasks:
         """
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
+
+
+async def expire_regularly(expire: Callable[[], Awaitable[None]], max_age_s: float) -> None:
+    """Let what is too old go, again and again; first when the daemon has started in peace.
+
+    Args:
+        expire: does it.
+        max_age_s: how old something may become, in seconds; 0 is any age.
+    """
+    pause_s = FIRST_CHECK_S
+    while max_age_s:
+        await asyncio.sleep(min(max_age_s / 4, pause_s))
+        await expire()
+        pause_s = EXPIRY_CHECK_S
 
 
 def _hand_over(task: asyncio.Task[T], abandoned: Callable[[T], None]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_api.core import splicing
-from sandbox_api.core.splicing import splice
+from sandbox_api.core.splicing import Splice
 
 DATA = os.urandom(8 << 20)
 
@@ -24,6 +24,14 @@ def pair() -> Pair:
     one.setblocking(False)
     other.setblocking(False)
     return one, other
+
+
+async def splice(source: int, target: int, count: int) -> int:
+    """The whole way at once."""
+    with Splice(source, target) as way:
+        moved = await way.move(count)
+        assert way.taken == moved
+        return moved
 
 
 @pytest.fixture
@@ -97,6 +105,31 @@ async def test_a_target_that_is_gone(ends: tuple[Pair, Pair]) -> None:
     feed.sendall(b"x")
     with pytest.raises(BrokenPipeError):
         await splice(source.fileno(), target.fileno(), 1)
+
+
+async def test_a_source_that_is_gone(ends: tuple[Pair, Pair]) -> None:
+    """What came before is moved; then it has ended."""
+    (feed, source), (target, sink) = ends
+    feed.sendall(b"last")
+    source.send(b"unread")  # so that it is an error and no end
+    feed.close()
+    assert await splice(source.fileno(), target.fileno(), 100) == 4
+    assert sink.recv(10) == b"last"
+
+
+async def test_what_was_taken_is_known_when_nobody_waits_for_it(ends: tuple[Pair, Pair]) -> None:
+    """The rest is still in the source."""
+    (feed, source), (target, _) = ends
+    loop = asyncio.get_running_loop()
+    sending = asyncio.create_task(loop.sock_sendall(feed, DATA))
+    with Splice(source.fileno(), target.fileno()) as way:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(way.move(len(DATA)), 0.1)
+        left = len(DATA) - way.taken
+    assert 0 < left < len(DATA)
+    async with asyncio.timeout(20):
+        assert await read(source, left) == DATA[-left:]
+        await sending
 
 
 async def test_nothing_is_left_open(ends: tuple[Pair, Pair]) -> None:

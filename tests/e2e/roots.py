@@ -27,8 +27,9 @@ EMULATE: Final = [sys.executable, str(PROJECT / "tests/e2e/emulated.py"), ARCH] 
 BINARY: Final = Path(
     os.environ.get("SANDBOX_API_BIN") or PROJECT / f"dist/sandbox-api-linux-{ARCH}"
 )
+IS_PLAIN: Final = BINARY.name == "plain"  # the file without a snapshot
 # The same program, but it runs a script (packaging/runtime/main.c).
-CHECKER: Final = PROJECT / f"build/{ARCH}/checker"
+CHECKER: Final = PROJECT / f"build/{ARCH}/{'plain' if IS_PLAIN else 'snapshot'}-checker"
 PLACE: Final = "usr/local/bin/sandbox-api"
 LAUNCH: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

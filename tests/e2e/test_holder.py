@@ -100,8 +100,7 @@ def test_a_holder_has_nothing_but_pipes(sandbox: Sandbox) -> None:
     process = sandbox.run("sleep 600", name="x")
     (holder,) = eventually(lambda: holders(sandbox))
     eventually(partial(holds_two, holder))
-    if not os.environ.get("SANDBOX_API_BIN"):  # the built file forks, and so keeps its block
-        assert Path(f"/proc/{holder}/environ").read_bytes() == b""
+    assert Path(f"/proc/{holder}/environ").read_bytes() == b""
     stat = read_stat(holder)
     assert stat is not None
     assert stat.session == holder
@@ -113,10 +112,16 @@ def test_a_holder_has_nothing_but_pipes(sandbox: Sandbox) -> None:
     assert holders(sandbox) == [holder]
 
 
+def test_a_daemon_without_commands_is_alone(sandbox: Sandbox) -> None:
+    """It starts no other process, and its memory is its own."""
+    sandbox.run("true", waitForCompletion=True)
+    assert holders(sandbox) == []
+
+
 @ENDS
 def test_a_holder_without_pipes_ends_with_its_daemon(sandbox: Sandbox, end: signal.Signals) -> None:
     """It is there only as long as it is needed."""
-    sandbox.run("echo x", name="x", waitForCompletion=True)
+    sandbox.run("sleep 0.2", name="x", waitForCompletion=True)
     (holder,) = eventually(lambda: holders(sandbox))
     sandbox.end(end)
     eventually(lambda: gone(holder))
@@ -124,6 +129,7 @@ def test_a_holder_without_pipes_ends_with_its_daemon(sandbox: Sandbox, end: sign
 
 def test_a_daemon_without_a_holder_works(sandbox: Sandbox, tmp_path: Path) -> None:
     """Somebody has killed it: commands run, and the next daemon has one again."""
+    sandbox.run("sleep 600", name="first")
     (holder,) = eventually(lambda: holders(sandbox))
     os.kill(holder, signal.SIGKILL)
     eventually(lambda: gone(holder))

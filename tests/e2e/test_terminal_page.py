@@ -35,6 +35,31 @@ COLOUR_AND_WIDTHS = """
 """
 
 
+COPIED = """
+(async () => {
+  const later = () => new Promise((then) => setTimeout(then, 20));
+  while (await navigator.clipboard.readText() !== TEXT) await later();
+})()
+"""
+CELL = """
+(() => {
+  const box = document.querySelector(".xterm-screen").getBoundingClientRect();
+  const buffer = terminal.buffer.active;
+  const rows = [...Array(buffer.length).keys()];
+  const row = rows.findIndex((i) => buffer.getLine(i).translateToString().startsWith(TEXT));
+  const y = row - buffer.viewportY + 0.5;
+  return [COLUMN * box.width / terminal.cols + box.x, y * box.height / terminal.rows + box.y];
+})()
+"""
+
+
+async def place(tab: Tab, text: str, column: float) -> tuple[float, float]:
+    """Where on the page a column of the line is that begins with a text."""
+    cell = CELL.replace("TEXT", repr(text)).replace("COLUMN", str(column))
+    x, y = await tab.evaluate(cell)
+    return x, y
+
+
 async def screen(tab: Tab) -> str:
     """All text of the terminal, scrolled lines included."""
     return str(await tab.evaluate(LINES))
@@ -121,6 +146,64 @@ async def test_much_output(start_daemon: StartDaemon) -> None:
         assert lines[end - 9000 : end] == [str(i) for i in range(200_001 - 9000, 200_001)]
 
 
+async def paste(tab: Tab, text: str) -> None:
+    """From the clipboard, as the browser does it for Ctrl-Shift-V."""
+    await tab.evaluate(f"navigator.clipboard.writeText({text!r})")
+    await tab.shortcut("V", "paste")
+
+
+async def test_paste(start_daemon: StartDaemon) -> None:
+    """Lines arrive as if typed; in brackets where the program asks for them, so that a shell does
+    not run them."""
+    daemon = start_daemon(env=SHELL)
+    async with open_tab() as tab:
+        await open_terminal(tab, daemon.port)
+        await tab.allow_clipboard()
+        await paste(tab, "echo $((40 + 2))\necho ü$((40 + 3))\n")
+        await until_shown(tab, "\n42\n")
+        await until_shown(tab, "$ ü43\n")  # it was typed before the prompt
+        await tab.type("printf '\\033[?2004h'; cat -v\r")
+        await tab.until("terminal.modes.bracketedPasteMode")
+        await paste(tab, "two\nlines")
+        await until_shown(tab, "lines^[[201~")
+        await tab.type("\r")
+        await tab.until(f"({LINES}).split('lines^[[201~').length === 3")  # echo, and cat's own
+        assert "^[[200~two" in await screen(tab)
+
+
+async def test_copy(start_daemon: StartDaemon) -> None:
+    """What is selected with the mouse is in the clipboard after Ctrl-Shift-C; nothing is typed."""
+    daemon = start_daemon(env=SHELL)
+    async with open_tab() as tab:
+        await open_terminal(tab, daemon.port)
+        await tab.allow_clipboard()
+        await tab.type("printf 'one 漢字 three\\n'\r")
+        await until_shown(tab, "\none 漢字 three")
+        before = await screen(tab)
+        await tab.drag(await place(tab, "one", 4.1), await place(tab, "one", 13.9))
+        await tab.until("terminal.getSelection() === '漢字 three'")
+        await tab.shortcut("C")
+        await tab.evaluate(COPIED.replace("TEXT", "'漢字 three'"))
+        assert await screen(tab) == before
+
+
+async def test_links(start_daemon: StartDaemon) -> None:
+    """An address in the output opens in a new window, which cannot reach back."""
+    daemon = start_daemon(env=SHELL)
+    async with open_tab() as tab:
+        await open_terminal(tab, daemon.port)
+        await tab.evaluate("window.open = () => (window.opened = { location: {}, opener: 1 }); 0")
+        await tab.type("printf 'http://localhost:1/a?b=c now\\n'\r")
+        await until_shown(tab, "\nhttp://localhost:1/a?b=c now")
+        there = await place(tab, "http://", 3.5)
+        await tab.mouse("mouseMoved", *there)
+        await tab.until("document.querySelector('.xterm-cursor-pointer')")
+        await tab.mouse("mousePressed", *there)
+        await tab.mouse("mouseReleased", *there)
+        await tab.until("opened.location.href === 'http://localhost:1/a?b=c'")
+        assert await tab.evaluate("opened.opener") is None
+
+
 async def test_with_a_token(start_daemon: StartDaemon) -> None:
     """A link with the token opens the page, and the token does not stay in the address."""
     daemon = start_daemon(env={**SHELL, "SANDBOX_API_TOKEN": "geheim"})
@@ -142,3 +225,6 @@ async def test_light_and_dark(start_daemon: StartDaemon, scheme: str) -> None:
         await until_shown(tab, "copyright")
         if (directory := shoot_to()) is not None:
             (directory / f"terminal-{scheme}.png").write_bytes(await tab.screenshot())
+        await tab.prefer("dark" if scheme == "light" else "light")
+        await tab.until(f"terminal.options.theme !== THEMES.{scheme}")  # at once, without a reload
+        assert await tab.evaluate("getComputedStyle(document.body).backgroundColor") != background

@@ -34,7 +34,7 @@ class Adoptions:
     def __init__(self, reaper: Reaper) -> None:
         self._loop = asyncio.get_running_loop()
         self._reaper = reaper
-        self._oom_kills = reaper.oom_kills.count()
+        self._oom_kills: int | None = None
         self._pidfds: dict[int, int] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
@@ -46,6 +46,8 @@ class Adoptions:
             start: when it began, in clock ticks since boot; another process of that number, or
                 none, means that ours has ended and nobody knows how.
         """
+        if self._oom_kills is None:
+            self._oom_kills = self._reaper.oom_kills.count()
         child = Child(pid, start, self._loop.create_future())
         try:
             pidfd = os.pidfd_open(pid)
@@ -105,7 +107,7 @@ class Adoptions:
             return
         _close(self._pidfds.pop(child.pid))
         if not child.exited.done():
-            exit_ = explain(exit_ or UNKNOWN_EXIT, self._reaper.oom_kills, self._oom_kills)
+            exit_ = explain(exit_ or UNKNOWN_EXIT, self._reaper.oom_kills, self._oom_kills or 0)
             child.exited.set_result(exit_)
 
 

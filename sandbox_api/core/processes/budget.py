@@ -108,8 +108,8 @@ def budget_bytes(max_bytes: int, percent: int) -> int:
     if max_bytes:
         return max_bytes
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            total_kib = next(int(line.split()[1]) for line in file if line.startswith("MemTotal:"))
+        with open("/proc/meminfo", "rb") as file:
+            total_kib = next(int(line.split()[1]) for line in file if line.startswith(b"MemTotal:"))
     except (OSError, StopIteration, ValueError):
         return FALLBACK_BYTES
     return total_kib * 1024 * percent // 100

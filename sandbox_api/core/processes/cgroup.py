@@ -286,12 +286,17 @@ def _gather(group: Cgroup, child: Child, strays: Iterable[ProcessStat]) -> bool:
 def _remove_empty(own: Path) -> None:
     """Remove what daemons before this one left, but for groups with somebody in it."""
     with suppress(OSError):
-        for directory in own.glob(f"{PREFIX}*"):
-            for path in directory.iterdir():
-                if path.is_dir():
-                    Cgroup(path).remove()
-            with suppress(OSError):
-                directory.rmdir()
+        for directory in own.iterdir():
+            if directory.name.startswith(PREFIX):
+                _remove_groups(directory)
+
+
+def _remove_groups(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir():
+            Cgroup(path).remove()
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def _pids(directory: Path) -> list[int]:

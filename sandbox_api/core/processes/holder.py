@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sandbox_api.core import linux
 from sandbox_api.core.processes import holding
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 SOCKET_PREFIX = ".holder-"
 HOLD_AFTER_S = 0.02  # most runs are over by then, and a message costs as much as a small command
 ANSWER_S = 2.0
+OWN_PROGRAM = "/proc/self/exe"  # what runs, even when its name has been given to another file
 _MOST_FDS = 1 << 16
 _MOST_PATH_BYTES = 100  # of a socket's name (unix(7))
 
@@ -55,51 +57,26 @@ class _Soon:
 
 
 class Holder:
-    """The daemon's end: tells the holder what to hold.
+    """The daemon's end: tells the holder what to hold, and starts it with the first run that lasts.
 
     Args:
-        control: connected to it; this object owns it.
+        directory: where all runs are kept.
+        reaper: waits for its end.
+
+    Attributes:
         path: of the socket where the next daemon finds it.
-        pid: its own.
+        pid: its own; None while there is none.
     """
 
-    def __init__(self, control: socket.socket, path: Path, pid: int) -> None:
-        self._control = control
-        self.path = path
-        self.pid = pid
+    def __init__(self, directory: Path, reaper: Reaper) -> None:
+        self.path = directory / f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
+        self.pid: int | None = None
+        self._reaper = reaper
+        self._control: socket.socket | None = None
+        self._refused = False
         self._loop = asyncio.get_running_loop()
         self._soon: dict[str, _Soon] = {}
         self._given: set[str] = set()
-
-    @classmethod
-    def open(cls, directory: Path, reaper: Reaper) -> "Holder | None":
-        """Start it.
-
-        Args:
-            directory: where all runs are kept.
-            reaper: waits for its end.
-
-        Returns:
-            None where that is not possible; one log line says so.
-        """
-        path = directory / f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
-        try:
-            with ExitStack() as stack:
-                listener = stack.enter_context(_listen(path))
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                stack.enter_context(theirs)
-                runs_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, runs_fd)
-                pid = _start(theirs, listener, runs_fd)
-        except OSError as exc:
-            log.warning("what pipes hold when the daemon dies will be lost: %s", os_reason(exc))
-            return None
-        ours.setblocking(False)
-        holder = cls(ours, path, pid)
-        stat = read_stat(pid)
-        child = reaper.watch_child(pid, stat.start if stat else 0)
-        child.exited.add_done_callback(holder._ended)
-        return holder
 
     def hold(self, run: str, pipes: Pipes) -> None:
         """Hold the pipes of a run as well, if they are not released soon. Never waits; what cannot
@@ -147,7 +124,8 @@ class Holder:
     def close(self) -> None:
         """The daemon ends: from now on the holder is on its own. The pipes must still be open."""
         self.flush()
-        self._control.close()
+        if self._control is not None:
+            self._control.close()
 
     def flush(self) -> None:
         """Hold now what is to be held soon."""
@@ -155,20 +133,23 @@ class Holder:
             self._give(run)
 
     def _ended(self, exited: "asyncio.Future[Exit]") -> None:
-        if not exited.cancelled() and self._control.fileno() >= 0:
+        if not exited.cancelled() and self._control is not None and self._control.fileno() >= 0:
             log.warning(
                 "the process that holds pipes has ended; output may be lost with the daemon"
             )
 
     def _tell(self, message: str) -> None:
-        with suppress(OSError):  # it holds a descriptor too long, or has ended
-            self._control.send(message.encode())
+        if self._control is not None:
+            with suppress(OSError):  # it holds a descriptor too long, or has ended
+                self._control.send(message.encode())
 
     def _give(self, run: str) -> None:
         soon = self._soon.pop(run)
         soon.timer.cancel()
+        if (control := self._connected()) is None:
+            return
         try:
-            self._send(run, soon.pipes(), soon.child, soon.stdin)
+            _send(control, run, soon)
             self._given.add(run)
         except BlockingIOError:  # the holder has not come to read yet
             soon.timer = self._loop.call_later(HOLD_AFTER_S, self._give, run)
@@ -176,18 +157,48 @@ class Holder:
         except OSError:  # it has ended, or holds all that it can
             pass
 
-    def _send(
-        self, run: str, pipes: Mapping[Kind, int], child: Child | None, stdin: Stdin | None
-    ) -> None:
-        held = {holding.STREAMS[kind]: fd for kind, fd in pipes.items()}
-        if stdin is not None and stdin.open:
-            held[holding.STDIN] = stdin.fileno()
-        with ExitStack() as stack:
-            if child is not None and not child.exited.done():
-                with suppress(OSError):  # a kernel before 5.3
-                    held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)
-                    stack.callback(os.close, pidfd)
-            socket.send_fds(self._control, [" ".join([run, *held]).encode()], list(held.values()))
+    def _connected(self) -> socket.socket | None:
+        """A connection to it; it is started where it was not yet. None where that is not possible,
+        which the next run tries again; one log line says so."""
+        if self._control is None:
+            try:
+                self._control = self._start()
+            except OSError as exc:
+                if not self._refused:
+                    self._refused = True
+                    reason = os_reason(exc)
+                    log.warning("what pipes hold when the daemon dies will be lost: %s", reason)
+        return self._control
+
+    def _start(self) -> socket.socket:
+        with ExitStack() as undo, ExitStack() as its_ends:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(ours)
+            its_ends.enter_context(theirs)
+            listener = its_ends.enter_context(_listen(self.path))
+            undo.callback(self.path.unlink, missing_ok=True)
+            runs_fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            its_ends.callback(os.close, runs_fd)
+            self.pid = pid = _start(theirs, listener, runs_fd)
+            undo.pop_all()
+        ours.setblocking(False)
+        stat = read_stat(pid)
+        child = self._reaper.watch_child(pid, stat.start if stat else 0)
+        child.exited.add_done_callback(self._ended)
+        return ours
+
+
+def _send(control: socket.socket, run: str, soon: _Soon) -> None:
+    held = {holding.STREAMS[kind]: fd for kind, fd in soon.pipes().items()}
+    if soon.stdin is not None and soon.stdin.open:
+        held[holding.STDIN] = soon.stdin.fileno()
+    child = soon.child
+    with ExitStack() as stack:
+        if child is not None and not child.exited.done():
+            with suppress(OSError):  # a kernel before 5.3
+                held[exit_name(child.pid, child.start)] = pidfd = os.pidfd_open(child.pid)
+                stack.callback(os.close, pidfd)
+        socket.send_fds(control, [" ".join([run, *held]).encode()], list(held.values()))
 
 
 def exit_name(pid: int, start: int) -> str:
@@ -196,8 +207,7 @@ def exit_name(pid: int, start: int) -> str:
 
 
 def _start(control: socket.socket, listener: socket.socket, runs_fd: int) -> int:
-    """Start the program from its file; as a fork where there is no file, as in the one-file build,
-    or where the interpreter may not be run again, by a daemon that has given up its rights.
+    """Start the program; as a fork where a daemon that has given up its rights may not run one.
 
     Returns:
         Its pid.
@@ -207,15 +217,28 @@ def _start(control: socket.socket, listener: socket.socket, runs_fd: int) -> int
     """
     try:
         return _run([control.fileno(), listener.fileno(), runs_fd])
-    except (OSError, AttributeError):  # a module without a file has no name of one
+    except OSError:
         return _fork(control, listener, runs_fd)
 
 
 def _run(fds: Collection[int]) -> int:
-    with open(holding.__file__, "rb") as program:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable or "", "-I", "-S", "-", *map(str, fds)],
-            stdin=program,  # so its command line does not look like the daemon's
+    """Run it from its source by a bare interpreter. In the one-file build there is neither: what
+    runs knows the program by its name (`__main__`); a file of the same path may be of another
+    version by now."""
+    numbers = map(str, fds)
+    with ExitStack() as stack:
+        program: IO[bytes] | int
+        try:
+            program = stack.enter_context(open(holding.__file__, "rb"))
+        except OSError:
+            program, executable, command = subprocess.DEVNULL, OWN_PROGRAM, [holding.NAME, *numbers]
+        else:  # through stdin: its command line does not look like the daemon's
+            executable = sys.executable or ""
+            command = [executable, "-I", "-S", "-", *numbers]
+        child = subprocess.Popen(  # noqa: S603 - our own program
+            command,
+            executable=executable,
+            stdin=program,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={},
@@ -234,7 +257,7 @@ def _fork(control: socket.socket, listener: socket.socket, runs_fd: int) -> int:
     try:
         gc.disable()  # a collection would touch, and so copy, all pages that it shares
         _leave_the_daemon({control.fileno(), listener.fileno(), runs_fd})
-        holding.main(control, listener, runs_fd)
+        holding.hold(control, listener, runs_fd)
     finally:
         os._exit(0)
 
@@ -277,7 +300,8 @@ def held_still(directory: Path, but: Holder | None) -> Iterator[None]:
     """
     own = None if but is None else but.path
     with ExitStack() as stack:
-        others = [path for path in directory.glob(f"{SOCKET_PREFIX}*") if path != own]
+        names = [name for name in os.listdir(directory) if name.startswith(SOCKET_PREFIX)]
+        others = [path for name in names if (path := directory / name) != own]
         found = [(path, connection) for path in others if (connection := _connect(path))]
         for _, connection in found:
             stack.enter_context(connection)

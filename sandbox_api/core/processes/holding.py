@@ -1,7 +1,7 @@
 """What the holder does (see `holder`): a program of its own, that imports nothing of ours.
 
-So it costs 3 MB, not a copy of the daemon: it is run by a bare interpreter, from this file, or in a
-fork of the daemon where there is no file.
+So it costs 3 MB, not a copy of the daemon: it is run by a bare interpreter, from this file. The
+one-file build runs this module before it imports anything else.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ PIDFD_INFO_BYTES = 64
 PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11
 
 
-def main(control: socket.socket, listener: socket.socket, runs_fd: int) -> None:
+def hold(control: socket.socket, listener: socket.socket, runs_fd: int) -> None:
     """Hold pipes while the daemon lives; then outlive it, and them.
 
     Args:
@@ -189,6 +189,12 @@ def open_rest(run: str, stream: str, runs_fd: int) -> int:
             time.sleep(RETRY_S)
 
 
+def main() -> int:
+    """The program; its arguments are the descriptors that `hold` is about, in that order."""
+    control_fd, listener_fd, runs_fd = map(int, sys.argv[1:])
+    hold(socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd), runs_fd)
+    return 0
+
+
 if __name__ == "__main__":
-    control_fd, listener_fd, directory_fd = map(int, sys.argv[1:])
-    main(socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd), directory_fd)
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """Whether the kernel killed a process because memory ran out."""
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sandbox_api.core.processes.hierarchy import own_directory
@@ -13,29 +15,24 @@ class OomKills:
     """Counts the processes that the kernel has killed for memory where we run.
 
     Args:
-        source: a file with a line `oom_kill N`; None where there is none.
+        sources: files with a line `oom_kill N`; the first that can be opened, when somebody first
+            asks, is read from then on.
     """
 
-    def __init__(self, source: Path | None) -> None:
-        self._fd = -1 if source is None else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, sources: Iterable[Path] = ()) -> None:
+        self._sources = sources
+        self._fd: int | None = None
         self._claimed = 0
 
     @classmethod
-    def open(cls) -> "OomKills":
-        """The nearest counter: of our own control group (v2, then v1), else the kernel's."""
-        for source in (
-            own_directory() / "memory.events",
-            own_directory("memory") / "memory.oom_control",
-            Path("/proc/vmstat"),
-        ):
-            try:
-                return cls(source)
-            except OSError:
-                continue
-        return cls(None)
+    def nearest(cls) -> "OomKills":
+        """By the nearest counter: of our own control group (v2, then v1), else the kernel's."""
+        return cls(_counters())
 
     def count(self) -> int:
         """How many there have been; 0 where nobody knows."""
+        if self._fd is None:
+            self._fd = _open_first(self._sources)
         if self._fd < 0:
             return 0
         try:
@@ -61,6 +58,19 @@ class OomKills:
 
     def close(self) -> None:
         """Let the file go."""
-        if self._fd >= 0:
+        if self._fd is not None and self._fd >= 0:
             os.close(self._fd)
-            self._fd = -1
+        self._fd = -1
+
+
+def _open_first(sources: Iterable[Path]) -> int:
+    for source in sources:
+        with suppress(OSError):
+            return os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    return -1
+
+
+def _counters() -> Iterator[Path]:
+    yield own_directory() / "memory.events"
+    yield own_directory("memory") / "memory.oom_control"
+    yield Path("/proc/vmstat")

@@ -118,7 +118,7 @@ class Processes:
         processes = cls(environment, identity, resolver, directories, limits, host)
         try:
             if directories is not None and processes._host.holds_pipes:
-                processes._holder = Holder.open(directories.runs, processes._host.reaper)
+                processes._holder = Holder(directories.runs, processes._host.reaper)
             await processes._host.scale.reset()
             processes._take_over()
             yield processes

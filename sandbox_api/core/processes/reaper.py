@@ -86,7 +86,7 @@ class Reaper:
 
     def __init__(self, oom_kills: OomKills | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self.oom_kills = oom_kills or OomKills(None)
+        self.oom_kills = oom_kills or OomKills()
         self._watched: dict[int, _Watched] = {}
         self._signalled = False
         self._orphans = False

@@ -145,9 +145,10 @@ class Records:
     def clean(self) -> None:
         """Remove what a daemon that died has half-written."""
         if self._directory is not None:
-            for path in self._directory.glob("*.new"):
-                with suppress(OSError):
-                    path.unlink()
+            for name in os.listdir(self._directory):
+                if name.endswith(".new"):
+                    with suppress(OSError):
+                        (self._directory / name).unlink()
 
     def same_boot(self, record: Record) -> bool:
         """Whether its pids can still mean the same processes."""

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 from sandbox_api.core.metadata import raw_path
 from sandbox_api.core.paths import printable
 from sandbox_api.core.patterns import compile_patterns
+from sandbox_api.core.searches.prefilter import in_batches, paths_in_order
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import MOST_MATCHES, Outcome, Until
-from sandbox_api.core.walk import Walk, WalkScope
+from sandbox_api.core.walk import Walk, WalkScope, is_directory
 
 MIN_LIKENESS: Final = 75  # of 100
 MOST_LOST: Final = 2  # characters that a name may be shorter than the query it is like
@@ -157,12 +158,11 @@ def _collect(
 ) -> None:
     """Sort out which entries match, and how well. The first test is that which most do not pass."""
     scorer, fits = Scorer(query.text, plain=query.plain), compile_patterns(query.patterns)
-    holds, cut = scorer.holds, len(root.rstrip("/")) + 1
-    for directory, entries in walk.runs():
-        if likeness is None:
-            entries = [entry for entry in entries if holds(entry.path, cut)]  # noqa: PLW2901
-        for entry in entries:
-            path = entry.path[cut:]
+    holds, start = scorer.holds, root.rstrip("/") + "/"
+    cut, holding = len(start), paths_in_order(scorer, start)
+    for batch in in_batches(entries for _, entries in walk.runs()):
+        for entry in batch if likeness else holding(batch):
+            path, directory = entry.path[cut:], is_directory(entry)
             if fits is not None and not fits.fit(entry.name, path):
                 continue
             if likeness is not None and not holds(path):

@@ -6,7 +6,8 @@ into one buffer, which is what makes this as fast as it is; large ones pass thro
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ from sandbox_api.core.patterns import compile_patterns
 from sandbox_api.core.regular import READ_FLAGS
 from sandbox_api.core.searches.lines import FoundLine, LineSearch, lines_before
 from sandbox_api.core.searches.matching import Matcher
+from sandbox_api.core.searches.prefilter import can_tell, files_worth_reading
 from sandbox_api.core.searches.until import MOST_MATCHES, Until
 from sandbox_api.core.walk import Walk, WalkScope
 
@@ -90,6 +92,7 @@ class Grep:
         matcher: holds lines against the query's text.
         until: when to end early.
         emit: is given each match, in the order of the walk and of the lines.
+        helpers: how many threads may read files beside the one that calls.
 
     Attributes:
         truncated: whether there were more matches than were told.
@@ -106,12 +109,15 @@ class Grep:
         matcher: Matcher,
         until: Until,
         emit: Callable[[GrepMatch], None],
+        *,
+        helpers: int = 0,
     ) -> None:
         self.truncated = False
         self._query = query
         self._matcher = matcher
         self._until = until
         self._emit = emit
+        self._helpers = helpers
         self._fits = compile_patterns(query.patterns)
         self._excludes = compile_patterns(query.excluded)
         self._cut = len(root.rstrip("/")) + 1
@@ -139,26 +145,48 @@ class Grep:
 
     def _search_files(self) -> None:
         buffers = [bytearray(BUFFER_BYTES)]
-        for directory, entries in self._walk.runs():
-            if directory:
-                continue
-            for seen, entry in enumerate(entries, 1):
-                if seen % _CHECK_EVERY == 0 and self._until():
-                    return
-                try:
-                    if entry.is_file(follow_symlinks=False):
-                        self._search_file(entry, buffers)
-                except FileNotFoundError:
-                    continue  # it vanished meanwhile
-                except OSError:
-                    self._unreadable_files += 1
+        with closing(self._files()) as runs:
+            for entries in runs:
+                for seen, entry in enumerate(entries):
+                    if seen % _CHECK_EVERY == 0 and self._until():
+                        return
+                    try:
+                        self._search_file(entry.path, buffers)
+                    except FileNotFoundError:
+                        continue  # it vanished meanwhile
+                    except OSError:
+                        self._unreadable_files += 1
 
-    def _search_file(self, entry: os.DirEntry[str], buffers: list[bytearray]) -> None:
-        path, fits, buffer = entry.path, self._fits, buffers[0]
+    def _files(self) -> Generator[list[os.DirEntry[str]]]:
+        """What may match, in the order of the walk."""
+        runs = (
+            [entry for entry in entries if self._is_wanted(entry)]
+            for directory, entries in self._walk.runs()
+            if not directory
+        )
+        required = self._matcher.required
+        if self._is_pseudo or not can_tell(required):
+            return runs
+        binary_bytes = 0 if self._query.binary else BINARY_BYTES
+        return files_worth_reading(runs, required, binary_bytes, self._until, self._helpers)
+
+    def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
+        """Whether it is a regular file of which the content is to be searched."""
+        try:
+            if not entry.is_file(follow_symlinks=False):
+                return False
+        except FileNotFoundError:
+            return False  # it vanished meanwhile
+        except OSError:  # of some entry the system does not tell
+            self._unreadable_files += 1
+            return False
+        path, fits, excludes = entry.path, self._fits, self._excludes
         if fits is not None and not fits.fit(entry.name, path[self._cut :]):
-            return
-        if self._excludes is not None and self._excludes.fit(entry.name, path[self._cut :]):
-            return
+            return False
+        return excludes is None or not excludes.fit(entry.name, path[self._cut :])
+
+    def _search_file(self, path: str, buffers: list[bytearray]) -> None:
+        buffer = buffers[0]
         fd = os.open(path, READ_FLAGS | os.O_NOFOLLOW)
         try:
             size = os.readv(fd, buffers)

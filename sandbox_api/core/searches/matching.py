@@ -28,14 +28,28 @@ class Line(NamedTuple):
     column: int
 
 
+class Required(NamedTuple):
+    """What every match holds.
+
+    Attributes:
+        text: some bytes, not none.
+        any_case: whether ASCII letters in it count in either case.
+    """
+
+    text: bytes
+    any_case: bool
+
+
 class Matcher(ABC):
     """What lines are held against.
 
     Attributes:
+        required: what a quick look at many files looks for; None where that would not be quick.
         overlap: bytes of a line's piece that the next piece has to repeat, for no match to be lost
             between them, and no character to be cut.
     """
 
+    required: Required | None = None
     overlap: int = MAX_CHARACTER_BYTES - 1
 
     @abstractmethod
@@ -82,6 +96,7 @@ class Literal(_BytesMatcher):
 
     def __init__(self, text: str) -> None:
         self._text = encode(text)
+        self.required = Required(self._text, any_case=False)
         self.overlap = max(self.overlap, len(self._text) - 1)
 
     def may_match(self, data: bytearray, size: int) -> bool:
@@ -96,6 +111,7 @@ class AsciiInAnyCase(Literal):
 
     def __init__(self, text: str) -> None:
         super().__init__(text.lower())
+        self.required = Required(self._text, any_case=True)
 
     def may_match(self, data: bytearray, size: int) -> bool:
         return data[:size].lower().find(self._text) >= 0
@@ -108,6 +124,9 @@ class TextInAnyCase(_BytesMatcher):
     """Letters of any language in either case: each is one of a few sequences of bytes."""
 
     def __init__(self, text: str) -> None:
+        ascii_parts = re.findall("[\0-\x7f]+", text)
+        if ascii_parts:  # of ASCII letters both cases are ASCII
+            self.required = Required(encode(max(ascii_parts, key=len)), any_case=True)
         letters = [[encode(form) for form in either_case(character)] for character in text]
         self._search = re.compile(b"".join(map(_one_of, letters)), re.DOTALL).search
         longest = sum(max(map(len, forms)) for forms in letters)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from sandbox_api.core.searches.letters import either_case
+from sandbox_api.core.searches.matching import Required, encode
 
 MATCH: Final = 16
 GAP_START: Final = -3
@@ -46,6 +47,7 @@ class Scorer:
             only matches, runs and gaps do (spec/filesystem.md 10).
 
     Attributes:
+        required: the query, where a path `holds` it if its bytes stand in order in the path's.
         holds: says of a path, or of its part from an index on, whether it holds the query's
             characters in order: by something true.
     """
@@ -55,6 +57,8 @@ class Scorer:
     def __init__(self, query: str, *, plain: bool = False) -> None:
         any_case = not plain and query == query.lower()
         self._plain = plain
+        is_bytes = query.isascii() and not plain  # no part of another character is ASCII
+        self.required = Required(encode(query), any_case) if is_bytes else None
         self._forms = [either_case(c) if any_case else c for c in query]
         classes = [re.escape(forms) for forms in self._forms]
         # possessive, so that it takes linear time: the first place is as good as any

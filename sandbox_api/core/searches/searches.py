@@ -18,6 +18,7 @@ from sandbox_api.core.searches.find import FindMatch, FindQuery, find
 from sandbox_api.core.searches.fuzzy import FuzzyMatch, FuzzyQuery, fuzzy
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
 from sandbox_api.core.searches.matching import literal_matcher
+from sandbox_api.core.searches.prefilter import Helpers
 from sandbox_api.core.searches.until import Outcome, Until
 from sandbox_api.core.searches.worker import (
     WorkerEnd,
@@ -51,6 +52,7 @@ class Searches:
         self._reaper = reaper
         self._timeout_s = timeout_s
         self._workers = asyncio.Semaphore(MOST_WORKERS)
+        self._helpers = Helpers()
 
     async def check(self, location: Location) -> None:
         """Refuse what is no directory.
@@ -113,9 +115,10 @@ class Searches:
             _require_readable(location)
             matches: list[GrepMatch] = []
             matcher = literal_matcher(query.text, case_sensitive=query.case_sensitive)
-            grep = Grep(location.absolute, query, matcher, until, matches.append)
-            with attempt(WALKING), operation("open", location.absolute):
-                grep.run()
+            with self._helpers.some() as count, attempt(WALKING):
+                grep = Grep(location.absolute, query, matcher, until, matches.append, helpers=count)
+                with operation("open", location.absolute):
+                    grep.run()
             truncated = grep.truncated or until.timed_out
             return Outcome(matches, truncated, until.timed_out, grep.unreadable)
 

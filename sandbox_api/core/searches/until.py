@@ -19,6 +19,7 @@ class Until:
         closing: says that the daemon stops.
 
     Attributes:
+        end_s: when its time is over, as `time.monotonic` counts.
         timed_out: whether the time was over when it was last asked.
         abandoned: to be set when nobody waits for the result any more.
     """
@@ -26,16 +27,16 @@ class Until:
     def __init__(self, timeout_s: float, closing: Callable[[], bool] = lambda: False) -> None:
         self.timed_out = False
         self.abandoned = False
-        self._end = monotonic() + timeout_s
+        self.end_s = monotonic() + timeout_s
         self._closing = closing
 
     @property
     def left_s(self) -> float:
         """The seconds that are left, and a little where none are."""
-        return max(self._end - monotonic(), 0.01)
+        return max(self.end_s - monotonic(), 0.01)
 
     def __call__(self) -> bool:
-        if monotonic() >= self._end:
+        if monotonic() >= self.end_s:
             self.timed_out = True
         return self.timed_out or self.abandoned or self._closing()
 

@@ -22,11 +22,10 @@ from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import DEFAULT_DIRECTORY_MODE, RESERVED_PREFIX, Location, printable
 from sandbox_api.core.refusals import operation, refuse_reserved
-from sandbox_api.core.tasks import Tasks
+from sandbox_api.core.tasks import Tasks, expire_regularly
 from sandbox_api.core.writer import FileWriter
 from sandbox_api.errors import ConflictError, SandboxError
 
-EXPIRY_CHECK_S = 600.0
 CLOSE_TIMEOUT_S = 2.0
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -81,7 +80,7 @@ class Resuming:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Let abandoned uploads expire meanwhile."""
-        expiry = asyncio.create_task(self._expire_regularly())
+        expiry = asyncio.create_task(expire_regularly(self.expire, self._max_age_s))
         try:
             yield
         finally:
@@ -163,11 +162,6 @@ class Resuming:
         for partial in await self._own_threads.run(self._notes.all):
             if partial not in self._running and await self._threads.run(_expire, partial, oldest):
                 await self._own_threads.run(self._notes.remove, partial)
-
-    async def _expire_regularly(self) -> None:
-        while self._max_age_s:
-            await self.expire()
-            await asyncio.sleep(min(self._max_age_s / 4, EXPIRY_CHECK_S))
 
 
 class ResumingWriter(FileWriter):

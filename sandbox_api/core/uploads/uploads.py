@@ -14,7 +14,7 @@ from sandbox_api.core.conditions import UNCONDITIONAL, Condition
 from sandbox_api.core.identity import FileThreads
 from sandbox_api.core.paths import DEFAULT_FILE_MODE, Location
 from sandbox_api.core.refusals import attempt, operation, refuse_reserved
-from sandbox_api.core.tasks import Tasks
+from sandbox_api.core.tasks import Tasks, expire_regularly
 from sandbox_api.core.uploads.assembly import Assembly
 from sandbox_api.core.uploads.metadata import Metadata
 from sandbox_api.core.uploads.part_writer import NOT_UPLOADED, PartWriter, no_session
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 MAX_PARTS = 10_000
 MAX_SESSIONS = 10_000
-EXPIRY_CHECK_S = 600.0
 CLOSE_TIMEOUT_S = 2.0
 
 _NOT_COMPLETED = "failed to complete upload"
@@ -88,9 +87,9 @@ class Uploads:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Take up the sessions of the last daemon, and let abandoned ones expire meanwhile."""
-        for session in await self._own_threads.run(self._metadata.load, self._max_age_s):
+        for session in self._metadata.load(self._max_age_s):  # nobody is served yet
             self._sessions[session.id] = session
-        expiry = asyncio.create_task(self._expire_regularly())
+        expiry = asyncio.create_task(expire_regularly(self.expire, self._max_age_s))
         try:
             yield
         finally:
@@ -337,11 +336,6 @@ class Uploads:
                 log.info("upload expired", extra={"upload": session.id, "path": session.path})
                 with suppress(NotFoundError):  # its client has come back just now
                     await self.abort(session.id)
-
-    async def _expire_regularly(self) -> None:
-        while self._max_age_s:
-            await self.expire()
-            await asyncio.sleep(min(self._max_age_s / 4, EXPIRY_CHECK_S))
 
     async def _remove_strays(self, session: Session) -> None:
         if session.restored and session.body is not None:

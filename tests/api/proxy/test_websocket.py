@@ -53,6 +53,15 @@ async def test_messages_go_both_ways(
         assert (last.type, last.data, last.extra) == (WSMsgType.CLOSE, 4001, "as asked")
 
 
+async def test_a_ping_is_the_apps_to_answer(client: TestClient, start_app: StartApp) -> None:
+    """With what it holds."""
+    port = await start_app(web.get("/", echo))
+    async with asyncio.timeout(10), client.ws_connect(f"/port/{port}/", autoping=False) as socket:
+        await socket.ping(b"there?")
+        answer = await socket.receive()
+        assert (answer.type, answer.data) == (WSMsgType.PONG, b"there?")
+
+
 async def test_a_client_that_closes_closes_the_app(client: TestClient, start_app: StartApp) -> None:
     """With its code, or without a word."""
     ends: asyncio.Queue[int | None] = asyncio.Queue()

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 from aiohttp.test_utils import TestClient
 
+from sandbox_api.api import terminal
 from sandbox_api.api.terminal import MAX_MESSAGE_BYTES
 from sandbox_api.api.wire import SHUTDOWN, TERMINALS
 
@@ -143,6 +144,33 @@ async def test_a_shell_that_cannot_start(client: TestClient) -> None:
         (error,) = page.messages
         assert error["type"] == "error"
         assert error["data"].endswith("fork/exec /nope: no such file or directory")
+
+
+async def test_there_are_only_so_many(app_client: AppClient) -> None:
+    """One more is told why not; the others go on."""
+    client = await app_client(launch_environment={"SHELL": "/bin/sh", "PS1": "$ "}, max_terminals=1)
+    async with open_page(client, sessionId="one") as page:
+        async with client.ws_connect("/terminal/ws?sessionId=two") as socket:
+            refused = Page(socket)
+            assert await refused.until_closed() == 1008
+            assert "DELETE /terminal/sessions" in refused.messages[0]["data"]
+        await page.type("echo on\r")
+        await page.until("\non")
+
+
+async def test_who_is_silent_is_asked(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway closes what is silent; and a client that answers no ping has gone."""
+    monkeypatch.setattr(terminal, "HEARTBEAT_S", 0.2)
+    async with asyncio.timeout(20):
+        async with client.ws_connect("/terminal/ws", autoping=False) as socket:
+            kinds = set()
+            while (kind := (await socket.receive()).type) is not WSMsgType.CLOSED:
+                kinds.add(kind)
+            assert WSMsgType.PING in kinds
+        monkeypatch.undo()
+        async with open_page(client) as page:  # the session is there
+            await page.type("echo on\r")
+            await page.until("\non")
 
 
 async def test_sessions_are_listed_and_ended(client: TestClient) -> None:

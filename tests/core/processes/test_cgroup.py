@@ -55,7 +55,7 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 @pytest.fixture
 async def engine(groups: Cgroups, open_engine: OpenEngine) -> Engine:
     """An engine with groups."""
-    return await open_engine(host=Host(cgroups=groups))
+    return await open_engine(host=Host(open_cgroups=lambda: groups))
 
 
 def made(directory: Path) -> list[Path] | None:
@@ -182,7 +182,7 @@ async def test_g14_the_group_is_found_again(
             stack.callback(reaper.close)
             groups = Cgroups(directory, reaper)
             stack.callback(groups.close)
-            return await open_engine(host=Host(reaper=reaper, cgroups=groups))
+            return await open_engine(host=Host(reaper=reaper, open_cgroups=lambda: groups))
 
         engine = await open_with_groups()
         process = await engine.start(f"sleep 0.2; {DAEMON}; exec sleep 1000", name="p")

@@ -4,17 +4,21 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from sandbox_api.core.processes import holding
+from sandbox_api.core.processes.holder import Holder
 from sandbox_api.core.processes.host import Host
 from sandbox_api.core.processes.output import Output
 from sandbox_api.core.processes.storage import RunDirectory
 from sandbox_api.core.processes.tree import read_stat
-from tests.core.processes.conftest import OpenEngine, text
+from tests.core.processes.conftest import Engine, OpenEngine, text
 
 Eventually = Callable[..., Awaitable[object]]
 
@@ -31,12 +35,38 @@ def pipes_of(pid: int) -> int:
     return sum(link.endswith(".pipe") for link in links)
 
 
-@pytest.fixture(params=["program", "fork"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The holder is a program of its own; in the one-file build, which has no files, a fork."""
-    if request.param == "fork":
+# The one-file build finds out by its name what it is; a script that is run has another.
+BUILT_FILE = f"""#!{sys.executable}
+import sys
+from sandbox_api.__main__ import main
+sys.argv[0] = "output-holder"
+sys.exit(main())
+"""
+
+
+@pytest.fixture(params=["source", "file", "fork"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A program of its own, from its source or in the one-file build; a fork where the daemon may
+    not run one any more."""
+    if request.param == "file":
+        program = tmp_path / "sandbox-api"
+        program.write_text(BUILT_FILE)
+        program.chmod(0o755)
         monkeypatch.setattr(holding, "__file__", "/nonexistent/holding.py")
+        monkeypatch.setattr("sandbox_api.core.processes.holder.OWN_PROGRAM", str(program))
+    if request.param == "fork":
+        monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     return str(request.param)
+
+
+async def started(engine: Engine) -> tuple[Holder, int]:
+    """The holder of an engine and its pid, once it holds a first run that lasts."""
+    holder = engine.processes._holder
+    assert holder is not None
+    await engine.start("exec sleep 60", name="first")
+    holder.flush()
+    assert holder.pid is not None
+    return holder, holder.pid
 
 
 async def hand_over(open_engine: OpenEngine, command: str, eventually: Eventually) -> bytes:
@@ -143,10 +173,11 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 async def test_many_starts_at_once(open_engine: OpenEngine, eventually: Eventually) -> None:
     """More than its socket takes: all are held in the end, and let go."""
     engine = await open_engine(host=Host(holds_pipes=True))
-    holder = engine.processes._holder
-    assert holder is not None
-    pid = holder.pid
+    holder, pid = await started(engine)
+    await engine.processes.kill("first")
+    await eventually(lambda: pipes_of(pid) == 0)
     os.kill(pid, signal.SIGSTOP)
+    assert holder._control is not None
     holder._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     processes = [await engine.start("exec sleep 60") for _ in range(20)]
     holder.flush()
@@ -170,8 +201,8 @@ async def test_its_end_is_told(
 ) -> None:
     """Somebody has killed it: one line says what that means; commands run."""
     engine = await open_engine(host=Host(holds_pipes=True))
-    assert engine.processes._holder is not None
-    os.kill(engine.processes._holder.pid, signal.SIGKILL)
+    _, pid = await started(engine)
+    os.kill(pid, signal.SIGKILL)
     await eventually(lambda: "the process that holds pipes has ended" in caplog.text)
     assert (await engine.run("exit 3")).exit_code == 3
 
@@ -181,9 +212,38 @@ async def test_it_ends_without_a_word(
 ) -> None:
     """With its daemon, where nothing is left to hold."""
     engine = await open_engine(host=Host(holds_pipes=True))
+    _, pid = await started(engine)
+    await engine.processes.kill("first")
+    engine.processes.close()
+    await eventually(lambda: gone(pid))
+    assert caplog.text == ""
+
+
+async def test_nobody_holds_for_a_short_run(open_engine: OpenEngine) -> None:
+    """A daemon that runs nothing, or nothing that lasts, is alone: in memory and at its start."""
+    engine = await open_engine(host=Host(holds_pipes=True))
     holder = engine.processes._holder
     assert holder is not None
-    await engine.run("true")
-    engine.processes.close()
-    await eventually(lambda: gone(holder.pid))
-    assert caplog.text == ""
+    holder.flush()
+    assert holder.pid is None
+    assert not holder.path.exists()
+
+
+async def test_it_is_tried_again(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it cannot be started commands run, one line says what that means; a later run may
+    find the machine in a better state."""
+    engine = await open_engine(host=Host(holds_pipes=True))
+    holder = engine.processes._holder
+    assert holder is not None
+    with monkeypatch.context() as full:
+        full.setattr(subprocess, "Popen", Mock(side_effect=BlockingIOError(11, "no")))
+        full.setattr(os, "fork", Mock(side_effect=BlockingIOError(11, "no")))
+        for run in ("a", "b"):
+            holder.hold(run, dict)
+            holder.flush()
+    assert caplog.text.count("what pipes hold when the daemon dies will be lost") == 1
+    assert not holder.path.exists()
+    await started(engine)
+    assert holder._given

@@ -36,7 +36,7 @@ def small() -> Iterator[Path]:
 @pytest.fixture
 async def engine(small: Path, open_engine: OpenEngine) -> Engine:
     """An engine that looks at that group's counter."""
-    return await open_engine(host=Host(reaper=Reaper(OomKills(small / "memory.oom_control"))))
+    return await open_engine(host=Host(reaper=Reaper(OomKills([small / "memory.oom_control"]))))
 
 
 @pytest.mark.parametrize("command", [f"exec {EAT}", f"{EAT}; exit $?"])
@@ -65,7 +65,7 @@ async def test_a_kill_of_ours(engine: Engine) -> None:
 
 def test_where_it_is_counted() -> None:
     """In the files of this machine there is some counter."""
-    kills = OomKills.open()
+    kills = OomKills.nearest()
     assert kills.count() >= 0
     assert Path(f"/proc/self/fd/{kills._fd}").exists() or not os.path.exists("/proc/vmstat")
     kills.close()

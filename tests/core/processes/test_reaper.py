@@ -131,7 +131,7 @@ async def test_which_deaths_were_for_memory(
 ) -> None:
     """SIGKILL, or what a shell makes of it, while the counter rose."""
     counter = Counter(tmp_path / "events")
-    reaper = Reaper(OomKills(counter.path))
+    reaper = Reaper(OomKills([counter.path]))
     child = reaper.watch(spawn(f"sleep 0.1; {command}"))
     counter.set(4 if rises else 3)
     assert (await end_of(child)).out_of_memory is expected
@@ -142,7 +142,7 @@ async def test_which_deaths_were_for_memory(
 def test_each_kill_explains_one_death(tmp_path: Path) -> None:
     """Of two that died while the kernel killed one, the first one was it."""
     counter = Counter(tmp_path / "events")
-    kills = OomKills(counter.path)
+    kills = OomKills([counter.path])
     assert kills.count() == 3
     counter.set(4)
     assert [kills.claim(3), kills.claim(3)] == [True, False]
@@ -154,10 +154,10 @@ def test_each_kill_explains_one_death(tmp_path: Path) -> None:
 def test_without_a_counter_nothing_is_claimed(tmp_path: Path) -> None:
     """Where the kernel does not count, nobody died for memory."""
     (tmp_path / "none").write_text("other 3\n")
-    for kills in (OomKills(None), OomKills(tmp_path / "none")):
+    for kills in (OomKills(), OomKills([tmp_path / "none"])):
         assert (kills.count(), kills.claim(0)) == (0, False)
         kills.close()
-    assert OomKills.open().count() >= 0
+    assert OomKills.nearest().count() >= 0
 
 
 def test_names_of_signals() -> None:

@@ -13,6 +13,8 @@ from sandbox_api.core.searches.until import Outcome, Until
 from sandbox_api.core.walk import WalkScope
 from tests.core.searches.conftest import make
 
+pytestmark = pytest.mark.usefixtures("both")
+
 ENDLESS_S = 1000.0
 
 

@@ -18,6 +18,8 @@ from sandbox_api.core.searches.matching import Matcher, literal_matcher
 from sandbox_api.core.searches.until import Until
 from tests.core.searches.conftest import make
 
+pytestmark = pytest.mark.usefixtures("both")
+
 ENDLESS_S = 1000.0
 in_one_directory = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

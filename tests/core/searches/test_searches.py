@@ -113,7 +113,7 @@ def test_a_worker_of_the_built_file(tmp_path: Path) -> None:
     request = WorkerRequest(root=str(tmp_path), query=query, timeout_s=30, user=None)
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}; from sandbox_api.__main__ import main; "
-        "sys.exit(main(sys.argv[1:]))"
+        "sys.exit(main())"
     )
     command = [sys.executable, "-c", program, *worker.worker_command()[1:]]
     code, answer = start(command, request)

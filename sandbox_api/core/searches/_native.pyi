@@ -1,0 +1,6 @@
+def may_hold(
+    paths: bytes, text: bytes, any_case: bool, binary_bytes: int, end_s: float, /
+) -> bytes: ...
+def may_hold_in_order(paths: list[str], text: bytes, any_case: bool, cut: int, /) -> bytes: ...
+
+MAX_TEXT: int

@@ -1,0 +1,153 @@
+"""Which files and paths are worth a look: a quick "no" for nearly all of them.
+
+The module `_native` gives it for many at once, without the interpreter's lock, so on several cores.
+It never says "no" where there is a match, and what it lets through is looked at as if it had not
+been asked: without it, searches give the same and take longer. It is not there where the package
+was installed without a C compiler.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import compress
+from threading import Semaphore
+from typing import Final, TypeGuard
+
+from sandbox_api.core.searches.matching import Required
+from sandbox_api.core.searches.scoring import Scorer
+from sandbox_api.core.searches.until import Until
+
+try:
+    from sandbox_api.core.searches import _native as native
+except ImportError:
+    native = None  # type: ignore[assignment]
+
+BATCH: Final = 256  # entries that are looked at in one call
+MOST_HELPERS: Final = 3
+HELPER_NICENESS: Final = 5  # what else runs comes first: on Linux this is for one thread
+_AHEAD = 3  # batches that wait for each helper
+_MOST_AHEAD = 32  # batches that are looked at before their turn
+
+Entries = list[os.DirEntry[str]]
+
+
+def in_batches(runs: Iterable[Entries]) -> Iterator[Entries]:
+    """The same entries, in lists of `BATCH`; the last one is shorter."""
+    waiting: Entries = []
+    for run in runs:
+        waiting += run
+        while len(waiting) >= BATCH:
+            yield waiting[:BATCH]
+            del waiting[:BATCH]
+    if waiting:
+        yield waiting
+
+
+def can_tell(required: Required | None) -> TypeGuard[Required]:
+    """Whether there is a quick answer for a text at all."""
+    return native is not None and required is not None and len(required.text) <= native.MAX_TEXT
+
+
+class Helpers:
+    """Threads beside those of the searches, for all of these together: one for each core but one.
+
+    So a search that is alone has all cores, and many at once do not crowd out the event loop.
+    """
+
+    def __init__(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._free = Semaphore(min(cores - 1, MOST_HELPERS))
+
+    @contextmanager
+    def some(self) -> Iterator[int]:
+        """How many a search may start that lasts as long as the context."""
+        count = 0
+        try:
+            while self._free.acquire(blocking=False):
+                count += 1
+            yield count
+        finally:
+            for _ in range(count):
+                self._free.release()
+
+
+def files_worth_reading(
+    runs: Iterable[Entries], required: Required, binary_bytes: int, until: Until, helpers: int
+) -> Generator[Entries]:
+    """The files that may hold a text, in the same order.
+
+    Helpers act as the user of the thread that calls: Linux gives a new thread the identity of the
+    one that starts it (credentials(7)).
+
+    Args:
+        runs: regular files.
+        required: what they have to hold; of what `can_tell` says yes to.
+        binary_bytes: how far from its beginning a NUL makes a file binary: that is left out.
+        until: when to end early; then files are told of which nothing is known.
+        helpers: how many threads to start.
+    """
+
+    def look(files: Entries) -> bytes:
+        text, any_case = required
+        paths = os.fsencode("\0".join([entry.path for entry in files]))
+        return native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
+
+    with closing(_looked_at(in_batches(runs), look, helpers)) as looked_at:
+        for files, flags in looked_at:
+            yield list(compress(files, flags))
+
+
+def _looked_at(
+    batches: Iterable[Entries], look: Callable[[Entries], bytes], helpers: int
+) -> Generator[tuple[Entries, bytes]]:
+    """Batches with what a look at them gives, in order.
+
+    This thread looks itself while its helpers have enough to do.
+    """
+    looked_at: deque[tuple[Entries, Future[bytes]]] = deque()
+    name = "search-helper"
+    with ThreadPoolExecutor(max(1, helpers), name, os.nice, (HELPER_NICENESS,)) as threads:
+        try:
+            for batch in batches:
+                waiting = sum(not future.done() for _, future in looked_at)
+                is_theirs = waiting < helpers * _AHEAD
+                future = threads.submit(look, batch) if is_theirs else _done(look(batch))
+                looked_at.append((batch, future))
+                while looked_at and (looked_at[0][1].done() or len(looked_at) > _MOST_AHEAD):
+                    batch, future = looked_at.popleft()  # noqa: PLW2901
+                    yield batch, future.result()
+            while looked_at:
+                batch, future = looked_at.popleft()
+                yield batch, look(batch) if future.cancel() else future.result()
+        finally:
+            for _, future in looked_at:
+                future.cancel()
+
+
+def _done(flags: bytes) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    future.set_result(flags)
+    return future
+
+
+def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
+    """Tells the entries whose paths hold the characters of a query in order.
+
+    Args:
+        scorer: of the query.
+        start: what the paths begin with, which does not count.
+    """
+    holds, required, cut = scorer.holds, scorer.required, len(start)
+    if not can_tell(required):
+        return lambda entries: [entry for entry in entries if holds(entry.path, cut)]
+    text, any_case = required
+    cut_bytes = len(os.fsencode(start))
+
+    def look(entries: Entries) -> Entries:
+        paths = [entry.path for entry in entries]
+        flags = native.may_hold_in_order(paths, text, any_case, cut_bytes)
+        return [entry for entry in compress(entries, flags) if holds(entry.path, cut)]
+
+    return look
