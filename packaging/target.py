@@ -9,6 +9,7 @@ from cache import BuildError, Cache, fetch, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+SITE = HERE / "config.site"  # what configure scripts cannot find out for another machine
 CARGO_HOME = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
 JOBS = os.environ.get("SANDBOX_BUILD_JOBS") or str(os.cpu_count() or 1)
 
@@ -68,7 +69,7 @@ class Toolchain:
     @property
     def env(self) -> dict[str, str]:
         """Variables under which the wrappers, and the tools, are found."""
-        cross = {} if self.target.is_native else {"CONFIG_SITE": str(HERE / "config.site")}
+        cross = {} if self.target.is_native else {"CONFIG_SITE": str(SITE)}
         return {"PATH": f"{self.bin}:{self.tools / 'bin'}:{os.environ['PATH']}", **cross}
 
     def binutil(self, name: str) -> str:
@@ -123,5 +124,6 @@ def make_toolchain(cache: Cache, target: Target) -> Toolchain:
             (directory / name).write_text(text)
             (directory / name).chmod(0o755)
 
-    made = cache.step(f"toolchain-{target.arch}", [zig.as_posix(), wrappers], make)
+    answers = [] if target.is_native else [SITE]
+    made = cache.step(f"toolchain-{target.arch}", [zig.as_posix(), wrappers, *answers], make)
     return Toolchain(target, tools, made)
