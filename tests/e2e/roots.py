@@ -23,7 +23,9 @@ MACHINE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine,
 # SANDBOX_API_ARCH names another architecture than the machine's: its file is run by qemu.
 ARCH: Final = os.environ.get("SANDBOX_API_ARCH") or MACHINE
 EMULATED: Final = ARCH != MACHINE
-EMULATE: Final = [sys.executable, str(PROJECT / "tests/e2e/emulated.py"), ARCH] if EMULATED else []
+EMULATE: Final = (
+    [sys.executable, "-I", str(PROJECT / "tests/e2e/emulated.py"), ARCH] if EMULATED else []
+)
 BINARY: Final = Path(
     os.environ.get("SANDBOX_API_BIN") or PROJECT / f"dist/sandbox-api-linux-{ARCH}"
 )
