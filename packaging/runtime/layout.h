@@ -23,9 +23,12 @@ void use_allocator(void);     /* once, before the interpreter starts */
 void resume_allocator(void);  /* in a process that begins with a snapshot */
 size_t heap_size(void);       /* of what lies at HEAP_ADDRESS while a snapshot is made */
 
+/* clock.c */
+void find_clock(void); /* in each process that is not for a snapshot */
+
 /* snapshot.c */
 int is_snapshot(void);
-void prepare_dump(char **environment);      /* before anything asks for the time */
+void prepare_dump(void);                    /* before anything is opened */
 int dump(void);                             /* to standard output; 0, or 1 and a message */
 int resume(char **argv);                    /* the interpreter, in a process of its own; 0: failed */
 

@@ -9,8 +9,6 @@
 #include "frozen.h"   /* frozen_modules: what is needed before the importer works */
 #include "layout.h"
 
-extern char **environ;
-
 #define DECLARE(name, init) extern PyObject *init(void);
 BUILTINS(DECLARE)
 
@@ -128,8 +126,6 @@ static void end(int status)
 
 static void start(int argc, char **argv)
 {
-    if (BUNDLE->purpose == DUMP)
-        prepare_dump(environ);
     use_allocator();
     start_interpreter(argc, argv);
     PyObject *importer = PyImport_ImportModule("_importer");
@@ -146,6 +142,10 @@ int main(int argc, char **argv)
         argc--;
         argv++;
     }
+    if (BUNDLE->purpose == DUMP)
+        prepare_dump();
+    else
+        find_clock();
     if (!is_snapshot())
         start(argc, argv);
     else if (!resume(argv))

@@ -36,16 +36,9 @@ static unsigned long open_descriptors(void)
 
 static unsigned long given; /* descriptors that the process began with: an emulator has some */
 
-/* The C library keeps the address of the kernel's clock functions, which is another one in each
-   process. Where it is not told that there are any, it makes system calls. */
-void prepare_dump(char **environment)
+void prepare_dump(void)
 {
     given = open_descriptors();
-    while (*environment != NULL)
-        environment++;
-    for (Elf64_auxv_t *entry = (Elf64_auxv_t *)(environment + 1); entry->a_type != AT_NULL; entry++)
-        if (entry->a_type == AT_SYSINFO_EHDR)
-            entry->a_type = AT_IGNORE;
 }
 
 /* Whether all memory is the program, its bundle and its heap, below 4 GiB, and what the kernel and

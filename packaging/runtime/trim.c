@@ -9,6 +9,8 @@
 
 #include "layout.h"
 
+#define MIN_PAGES 4
+
 /* Code, constants, the bundle: whoever needs a page again gets it from the page cache. */
 static void drop_read_only_pages(void)
 {
@@ -29,6 +31,13 @@ static int is_single_threaded(void)
     return stat("/proc/self/task", &tasks) == 0 && tasks.st_nlink == 3;
 }
 
+/* A few pages are not worth a call. */
+static void drop(uint64_t first, uint64_t end, uint64_t page_bytes)
+{
+    if (end - first >= MIN_PAGES)
+        madvise((void *)(first * page_bytes), (end - first) * page_bytes, MADV_DONTNEED);
+}
+
 /* Pages of the snapshot that nothing has been written to are the file's: proc_pid_pagemap(5), bit 61.
    One that is written while we look would be lost, so nobody else may run. */
 static void drop_clean_pages(uint64_t start, uint64_t size)
@@ -40,17 +49,14 @@ static void drop_clean_pages(uint64_t start, uint64_t size)
         ssize_t got = pread(file, entries, sizeof entries, page * sizeof *entries);
         if (got <= 0)
             break;
-        for (size_t i = 0; i < got / sizeof *entries && page < end; i++, page++) {
-            if ((entries[i] >> 61 & 1) != 0)
-                continue;
-            if (first < page)
-                madvise((void *)(first * page_bytes), (page - first) * page_bytes, MADV_DONTNEED);
-            first = page + 1;
-        }
+        for (size_t i = 0; i < got / sizeof *entries && page < end; i++, page++)
+            if ((entries[i] >> 61 & 1) == 0) {
+                drop(first, page, page_bytes);
+                first = page + 1;
+            }
     }
     if (file >= 0) {
-        if (first < page)
-            madvise((void *)(first * page_bytes), (page - first) * page_bytes, MADV_DONTNEED);
+        drop(first, page, page_bytes);
         close(file);
     }
 }
