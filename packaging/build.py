@@ -18,7 +18,7 @@ from libraries import make_libraries
 from link import check, link
 from snapshot import take_snapshot
 from sources import Source, fetch_debian, fetch_python_packages
-from target import ROOT, TARGETS, make_toolchain
+from target import CARGO_HOME, ROOT, TARGETS, check_programs, make_toolchain
 
 CACHE = Path(os.environ.get("SANDBOX_BUILD_CACHE") or Path.home() / ".cache/sandbox-api-build")
 NATIVE = next((arch for arch, target in TARGETS.items() if target.is_native), "amd64")
@@ -35,6 +35,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     started = time.monotonic()
+    os.environ["PATH"] += f":{CARGO_HOME / 'bin'}"  # where rustup installs itself
     try:
         cache = Cache(CACHE.resolve())
         program = build(cache, arguments.arch, is_snapshot=not arguments.no_snapshot)
@@ -51,6 +52,7 @@ def main() -> int:
 
 def build(cache: Cache, arch: str, *, is_snapshot: bool) -> Path:
     """Build for one architecture; returns the file in dist/."""
+    check_programs(TARGETS[arch])
     sources = fetch_debian(cache)
     toolchain = make_toolchain(cache, TARGETS[arch])
     libraries = make_libraries(cache, toolchain, sources)
@@ -74,7 +76,7 @@ def build(cache: Cache, arch: str, *, is_snapshot: bool) -> Path:
         left = snapshot.left(items)
         programs.append(_write(work / "snapshot", linked, left, snapshot.memory))
     for program in programs:
-        check(toolchain, program, cache.root, ROOT, Path.home() / ".cargo")
+        check(toolchain, program, cache.root, ROOT, CARGO_HOME)
     published = _publish(programs[-1], arch)
     paperwork.write(builder, published, paperwork.collect(builder, sources, packages, sdists))
     cache.prune()

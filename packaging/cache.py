@@ -133,6 +133,18 @@ def run(
     return result.stdout
 
 
+def fetch(*command: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    """Run a command that gets something from the network, as `run` does.
+
+    Raises:
+        FetchError: it failed.
+    """
+    try:
+        return run(*command, cwd=cwd, env=env)
+    except BuildError as exc:
+        raise FetchError(str(exc)) from exc
+
+
 def say(text: str) -> None:
     """One line for whoever waits."""
     sys.stderr.write(f"build: {text}\n")

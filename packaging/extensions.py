@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import BuildError, Cache, FetchError, recipe, run
+from cache import BuildError, Cache, fetch, recipe, run
 from interpreter import CTYPES_FLAGS, CTYPES_SOURCES, Interpreter
 from sources import PINS, Source, fetch_sdist, locked
 from target import C_FLAGS, HERE, JOBS, ROOT, Toolchain
@@ -186,15 +186,12 @@ def fetch_crates(builder: Builder, source: Source) -> tuple[str, str]:
     """Get the pinned Rust and the crates of a Cargo.lock; returns the command of that cargo."""
     version, rust = PINS["rust"]["version"], builder.toolchain.target.rust
     cargo = ("cargo", f"+{version}")
-    try:
-        if version not in run("rustup", "toolchain", "list", cwd=source.tree):
-            run("rustup", "toolchain", "install", version, "--profile=minimal", cwd=source.tree)
-        if rust not in run("rustup", "target", "list", "--toolchain", version, "--installed",
-                           cwd=source.tree):  # fmt: skip
-            run("rustup", "target", "add", "--toolchain", version, rust, cwd=source.tree)
-        run(*cargo, "fetch", "--quiet", "--locked", cwd=source.tree)
-    except BuildError as exc:
-        raise FetchError(str(exc)) from exc
+    if version not in run("rustup", "toolchain", "list", cwd=source.tree):
+        fetch("rustup", "toolchain", "install", version, "--profile=minimal", cwd=source.tree)
+    if rust not in run("rustup", "target", "list", "--toolchain", version, "--installed",
+                       cwd=source.tree):  # fmt: skip
+        fetch("rustup", "target", "add", "--toolchain", version, rust, cwd=source.tree)
+    fetch(*cargo, "fetch", "--quiet", "--locked", cwd=source.tree)
     return cargo
 
 

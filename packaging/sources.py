@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import BuildError, Cache, FetchError, run, say
+from cache import BuildError, Cache, FetchError, fetch, run, say
 from target import HERE, ROOT
 
 PINS = tomllib.loads((HERE / "sources.toml").read_text())
@@ -86,13 +86,12 @@ class _Apt:
             'APT::Sandbox::User "";\nAcquire::Retries "3";\n'
         )
         (directory / "sources.list").write_text(_source_lines(directory))
-        self._run("apt-get", "update", "-q")
+        told = self._run("apt-get", "update", "-q")
+        if not any(lists.parent.glob("*Sources*")):  # which apt does not call a failure
+            raise FetchError(f"Debian's archive cannot be reached:\n{told}")
 
     def _run(self, *command: str) -> str:
-        try:
-            return run(*command, cwd=self._directory, env={"APT_CONFIG": str(self._configuration)})
-        except BuildError as exc:
-            raise FetchError(str(exc)) from exc
+        return fetch(*command, cwd=self._directory, env={"APT_CONFIG": str(self._configuration)})
 
     def fetch(self, name: str, pinned: str) -> str:
         """Unpack the pinned version, or the newest of the same release; returns which."""
@@ -184,8 +183,5 @@ def _pip(tools: Path, directory: Path, *arguments: object) -> None:
         "PATH": f"{tools / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(HERE / "metadata"),
     }
-    try:
-        run(tools / "bin/python", "-m", "pip", "--quiet", arguments[0], "--no-deps", *arguments[1:],
-            cwd=directory, env=env)  # fmt: skip
-    except BuildError as exc:
-        raise FetchError(str(exc)) from exc
+    fetch(tools / "bin/python", "-m", "pip", "--quiet", arguments[0], "--no-deps", *arguments[1:],
+          cwd=directory, env=env)  # fmt: skip

@@ -1,13 +1,16 @@
 """What a file is built for, and the compilers that do it."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import Cache, run
+from cache import BuildError, Cache, fetch, run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+SITE = HERE / "config.site"  # what configure scripts cannot find out for another machine
+CARGO_HOME = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
 JOBS = os.environ.get("SANDBOX_BUILD_JOBS") or str(os.cpu_count() or 1)
 
 # zig's default traps undefined behaviour; what is built here is what everybody builds without that.
@@ -66,11 +69,26 @@ class Toolchain:
     @property
     def env(self) -> dict[str, str]:
         """Variables under which the wrappers, and the tools, are found."""
-        return {"PATH": f"{self.bin}:{self.tools / 'bin'}:{os.environ['PATH']}"}
+        cross = {} if self.target.is_native else {"CONFIG_SITE": str(SITE)}
+        return {"PATH": f"{self.bin}:{self.tools / 'bin'}:{os.environ['PATH']}", **cross}
 
     def binutil(self, name: str) -> str:
         """A program of the GNU binutils: `ld`, `objcopy`, `readelf`."""
         return f"{self.target.binutils}{name}"
+
+
+def check_programs(target: Target) -> None:
+    """What no step makes has to be there before the first begins.
+
+    Raises:
+        BuildError: it is not; names what.
+    """
+    wanted = ("apt-get", "cc", "dpkg-source", "make", "patch", "perl", "rustup", "xz")
+    binutils = (f"{one.binutils}ld" for one in TARGETS.values() if one.is_native or one == target)
+    missing = [name for name in (*wanted, *binutils) if shutil.which(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise BuildError(f"not installed: {names}; run packaging/prerequisites")
 
 
 def make_tools(cache: Cache) -> Path:
@@ -80,7 +98,7 @@ def make_tools(cache: Cache) -> Path:
     def make(directory: Path) -> None:
         run("python3", "-m", "venv", directory, cwd=directory)
         pip = (directory / "bin/python", "-m", "pip", "--quiet")
-        run(*pip, "install", "--no-deps", "--require-hashes", "-r", lock, cwd=directory)
+        fetch(*pip, "install", "--no-deps", "--require-hashes", "-r", lock, cwd=directory)
 
     return cache.step("tools", [lock], make)
 
@@ -106,5 +124,6 @@ def make_toolchain(cache: Cache, target: Target) -> Toolchain:
             (directory / name).write_text(text)
             (directory / name).chmod(0o755)
 
-    made = cache.step(f"toolchain-{target.arch}", [zig.as_posix(), wrappers], make)
+    answers = [] if target.is_native else [SITE]
+    made = cache.step(f"toolchain-{target.arch}", [zig.as_posix(), wrappers, *answers], make)
     return Toolchain(target, tools, made)

@@ -4,6 +4,7 @@ they start outlives them."""
 import http.client
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from sandbox_api.core.processes.tree import read_stat
-from tests.e2e.roots import MAKERS, Roots
+from tests.e2e.checker import Check
+from tests.e2e.https import make_authority
+from tests.e2e.roots import CA_FILE, CA_FILES, MAKERS, Roots
 from tests.serving import free_port
 
 StartDaemon = Callable[..., SimpleNamespace]
@@ -135,8 +138,22 @@ def sandbox(start_daemon: StartDaemon) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    """`roots("musl")`: a root file system, made once."""
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a CA of one's own, and a certificate for localhost that it has signed."""
+    directory = tmp_path_factory.mktemp("authority")
+    make_authority(directory)
+    return directory
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Runs a script in the checker."""
+    return Check(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory, authority: Path) -> Roots:
+    """`roots("musl")`: a root file system, made once, that trusts our CA."""
     made: dict[str, Path] = {}
 
     def root(name: str) -> Path:
@@ -144,6 +161,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
             directory = tmp_path_factory.mktemp(name)
             directory.chmod(0o755)
             MAKERS[name](directory)
+            trusted = directory / CA_FILES.get(name, CA_FILE)
+            trusted.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(authority / "ca.pem", trusted)
             made[name] = directory
         return made[name]
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,7 +19,13 @@ import pytest
 from tests.serving import free_port
 
 PROJECT: Final = Path(__file__).parents[2]
-ARCH: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+MACHINE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+# SANDBOX_API_ARCH names another architecture than the machine's: its file is run by qemu.
+ARCH: Final = os.environ.get("SANDBOX_API_ARCH") or MACHINE
+EMULATED: Final = ARCH != MACHINE
+EMULATE: Final = (
+    [sys.executable, "-I", str(PROJECT / "tests/e2e/emulated.py"), ARCH] if EMULATED else []
+)
 BINARY: Final = Path(
     os.environ.get("SANDBOX_API_BIN") or PROJECT / f"dist/sandbox-api-linux-{ARCH}"
 )
@@ -32,41 +39,47 @@ LAUNCH: Final = {
     "LANG": "C",
     "A": "ü b",
 }
-DEADLINE_S: Final = 20
+DEADLINE_S: Final = 60 if EMULATED else 20
 
 Roots = Callable[[str], Path]  # gives a root by its name
 
-needs_binary = pytest.mark.skipif(
-    not BINARY.is_file() or not CHECKER.is_file(), reason=f"scripts/build has not made {BINARY}"
-)
 
-
-def _may_make_roots() -> bool:
-    """Whether this machine lets us make namespaces, mounts and devices."""
-    trial = "mount -t tmpfs tmpfs /mnt && mknod /mnt/null c 1 3"
-    command = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", trial]
+def _works(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
 
+def _may_make_roots() -> bool:
+    """Whether this machine lets us make namespaces and mounts."""
+    return _works("unshare", "--mount", "--pid", "--fork", "sh", "-c", "mount -t tmpfs tmpfs /mnt")
+
+
+def _why_not() -> str:
+    """Why the file cannot be tested here; empty where it can."""
+    if not BINARY.is_file() or not CHECKER.is_file():
+        return f"scripts/build has not made {BINARY}"
+    if EMULATED and not _works(*EMULATE, "true"):
+        return f"programs for {ARCH} need qemu-user-static, root's rights and Linux 6.7"
+    return ""
+
+
+needs_binary = pytest.mark.skipif(bool(_why_not()), reason=_why_not())
+
+
 needs_root = pytest.mark.skipif(
-    not _may_make_roots(), reason="root's rights, or namespaces and devices, are not to be had"
+    not _may_make_roots(), reason="root's rights, or namespaces, are not to be had"
 )
 
 
 def make_scratch(root: Path) -> None:
-    """What Docker gives to an image that holds nothing: mount points, hosts, devices."""
+    """What Docker gives to an image that holds nothing: mount points, and names of hosts."""
     for name in ("tmp", "proc", "dev/shm", "etc", "usr/local/bin", "root"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     (root / "etc/hostname").write_text("sandbox\n")
-    for device in ("null", "urandom"):
-        minor = {"null": 3, "urandom": 9}[device]
-        os.mknod(root / "dev" / device, 0o20666, os.makedev(1, minor))
-        (root / "dev" / device).chmod(0o666)
 
 
 def make_busybox(root: Path) -> None:
@@ -91,12 +104,19 @@ def make_musl(root: Path) -> None:
 
 
 def make_debian(root: Path) -> None:
-    """Debian as debootstrap makes it."""
+    """Debian as debootstrap makes it; for another architecture unpacked, but not set up."""
     debootstrap = _program("debootstrap")
-    command = [debootstrap, "--variant=minbase", "bookworm", str(root)]
+    foreign = ["--foreign", f"--arch={ARCH}"] if EMULATED else []
+    command = [debootstrap, *foreign, "--variant=minbase", "bookworm", str(root)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         pytest.skip(f"debootstrap could not make a root: {result.stdout[-300:]}")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    if (root / "proc").is_symlink():  # to the machine's, until it is set up
+        (root / "proc").unlink()
+        (root / "proc").mkdir()
+    if EMULATED:
+        shutil.copy(root / "usr/share/base-passwd/passwd.master", root / "etc/passwd")
 
 
 def _program(name: str) -> str:
@@ -108,11 +128,20 @@ def _program(name: str) -> str:
 
 MAKERS: Final[Mapping[str, Callable[[Path], None]]] = {
     "scratch": make_scratch,
-    "busybox": make_busybox,
-    "musl": make_musl,
+    **({} if EMULATED else {"busybox": make_busybox, "musl": make_musl}),  # of this machine
     "debian": make_debian,
 }
+# Where a root has its CA certificates, as distributions have them.
+CA_FILE: Final = "etc/ssl/certs/ca-certificates.crt"
+CA_FILES: Final = {"musl": "etc/ssl/cert.pem", "busybox": "etc/pki/tls/certs/ca-bundle.crt"}
 # Shell lines that change the root before the daemon starts in it; $M is where it is mounted.
+DEVICES: Final = """
+    mkdir -p $M/dev/pts $M/dev/shm; mount -t devpts -o ptmxmode=0666 devpts $M/dev/pts
+    ln -sf pts/ptmx $M/dev/ptmx
+    for device in null urandom; do
+        rm -f $M/dev/$device; touch $M/dev/$device; mount --bind /dev/$device $M/dev/$device
+    done
+"""
 READ_ONLY: Final = "mount -o remount,bind,ro $M"
 STATES: Final[Mapping[str, str]] = {
     "writable": "true",
@@ -146,6 +175,7 @@ class Case:
     port: int
     pid: int  # as seen from outside
     log_path: Path
+    launch: Mapping[str, str]
 
     @property
     def has_shell(self) -> bool:
@@ -183,6 +213,7 @@ def running(
     state: str = "writable",
     uid: int = 0,
     change: str = "true",
+    **variables: str,
 ) -> Iterator[Case]:
     """Run the daemon as PID 1 of a root, in namespaces of its own; it has to end well.
 
@@ -193,6 +224,7 @@ def running(
         state: one of STATES.
         uid: who runs it.
         change: one more shell line, as those of STATES.
+        variables: of its environment, beside LAUNCH.
     """
     mounted, port, log_path = work / "mounted", free_port(), work / "log"
     mounted.mkdir()
@@ -205,21 +237,23 @@ def running(
         mount -t overlay -o {layer} overlay $M
         mkdir -p $M/usr/local/bin; cp {BINARY} $M/{PLACE}; chmod 755 $M $M/{PLACE}
         {"true" if "proc" in change else "mount -t proc proc $M/proc"}
+        {DEVICES}
         {STATES[state]}
         {change}
         exec env -i "$@" chroot --userspec={uid}:{uid} $M /{PLACE} -p {port}
     """
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
-    command += ["sh", *(f"{name}={value}" for name, value in LAUNCH.items())]
+    launch = {**LAUNCH, **variables}
+    command = [*EMULATE, "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    command += ["sh", "-c", script, "sh", *(f"{name}={value}" for name, value in launch.items())]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, stderr=log, stdout=log)
     try:
         pid = _wait_until_up(process, port, log_path)
-        yield Case(root, state, uid, port, pid, log_path)
+        yield Case(root, state, uid, port, pid, log_path, launch)
         os.kill(pid, signal.SIGTERM)
         started = time.monotonic()
         assert process.wait(DEADLINE_S) == 0, log_path.read_text()
-        assert time.monotonic() - started < 5.5, "SIGTERM ends it in 5 s"
+        assert EMULATED or time.monotonic() - started < 5.5, "SIGTERM ends it in 5 s"
     finally:
         process.kill()
         process.wait()
