@@ -4,7 +4,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,6 +277,71 @@ def test_helpers_let_others_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     grep(tmp_path, GrepQuery(text="needle"), helpers=1)
     grep(tmp_path, GrepQuery(text="needle"), helpers=0)
     assert set(seen) == {(True, min(own + prefilter.HELPER_NICENESS, 19)), (False, own)}
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """No thread starts after the first ones, as where there are as many processes as may be."""
+    start = threading.Thread.start
+    left = iter(range(started))
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+
+
+def refuse_nice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a filter of system calls does."""
+
+    def nice(_: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", nice)
+
+
+def break_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end before they do anything; what they were given already waits for them."""
+    given = threading.Event()
+
+    def fail() -> None:
+        given.wait(DEADLINE_S)
+        raise MemoryError
+
+    def done(flags: bytes) -> Future[bytes]:
+        given.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("search-helper"):
+                thread.join(DEADLINE_S)
+        return original(flags)
+
+    original = vars(prefilter)["_done"]
+    monkeypatch.setattr(prefilter, "_let_others_go_first", fail)
+    monkeypatch.setattr(prefilter, "_done", done)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "hinder",
+    [
+        partial(refuse_threads, started=0),
+        partial(refuse_threads, started=1),
+        refuse_nice,
+        break_helpers,
+    ],
+    ids=["no thread", "one thread", "no priority", "broken"],
+)
+def test_helpers_are_only_for_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hinder: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Where they cannot be had, or fail, a search finds the same."""
+    names = [f"{number:02}" for number in range(60)]
+    make(tmp_path, dict.fromkeys(names, "needle"))
+    monkeypatch.setattr(prefilter, "BATCH", 2)
+    hinder(monkeypatch)
+    found, search = grep(tmp_path, GrepQuery(text="needle"))
+    assert ([match.path for match in found], search.unreadable) == (names, 0)
 
 
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
