@@ -47,4 +47,6 @@ def _compile(root: Path) -> str:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError as exc:
         return f"no compiler: {exc}"
-    return done.stderr.strip() if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    return done.stderr.strip() or f"exit status {done.returncode}"
