@@ -1,7 +1,7 @@
 /* What searches do with every file and every path, without the interpreter's lock.
  *
  * Each function only says what is worth a look. Whoever calls it looks at that, and does without
- * the module where it was not built (native.py), so an answer never depends on it.
+ * the module where it was not built (prefilter.py), so an answer never depends on it.
  */
 
 #define PY_SSIZE_T_CLEAN
