@@ -86,14 +86,18 @@ def files_worth_reading(
         runs: regular files.
         required: what they have to hold; of what `can_tell` says yes to.
         binary_bytes: how far from its beginning a NUL makes a file binary: that is left out.
-        until: when to end early; then files are told of which nothing is known.
+        until: when to end early; then files are told of which nothing is known, and soon
+            no more are read.
         helpers: how many threads to start.
     """
 
     def look(files: Entries) -> bytes:
         text, any_case = required
-        paths = os.fsencode("\0".join([entry.path for entry in files]))
-        return native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
+        flags = b""
+        while len(flags) < len(files) and not until():
+            paths = os.fsencode("\0".join([entry.path for entry in files[len(flags) :]]))
+            flags += native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
+        return flags.ljust(len(files), b"\1")
 
     with closing(_looked_at(in_batches(runs), look, helpers)) as looked_at:
         for files, flags in looked_at:

@@ -29,6 +29,7 @@ ENDLESS_S = 1000.0
 DEADLINE_S = 10.0
 BUFFER_BYTES = 128 * 1024  # of _native.c
 MOST_BYTES = 32 * BUFFER_BYTES  # of one file that it reads
+MOST_OF_A_CALL_BYTES = 16 << 20
 NOBODY = 65534
 
 compiled = pytest.mark.skipif(native is None, reason="the package was not compiled here")
@@ -143,6 +144,33 @@ def test_when_the_time_is_over_nothing_is_ruled_out(tmp_path: Path) -> None:
     assert native.may_hold(joined, b"needle", False, 0, time.monotonic() - 1) == b"\1"
     found, search = grep(tmp_path, GrepQuery(text="needle"), until := Until(0))
     assert (found, search.unreadable, until.timed_out) == ([], 0, True)
+
+
+@compiled
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_large_files_are_for_several_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, abandoned: bool
+) -> None:
+    """So that a search which nobody waits for any more ends soon, and one that goes on sees all."""
+    for number in range(10):
+        make(tmp_path, {str(number): ""})
+        os.truncate(tmp_path / str(number), MOST_OF_A_CALL_BYTES // 5)
+    make(tmp_path, {"last": "needle"})
+    with os.scandir(tmp_path) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    until, looked_at = Until(ENDLESS_S), list[int]()
+
+    def may_hold(*args: object) -> bytes:
+        flags: bytes = native.may_hold(*args)
+        looked_at.append(len(flags))
+        until.abandoned = abandoned
+        return flags
+
+    monkeypatch.setattr(prefilter, "native", SimpleNamespace(may_hold=may_hold))
+    required = Required(b"needle", any_case=False)
+    (found,) = files_worth_reading([entries], required, 0, until, 0)
+    assert looked_at == ([6] if abandoned else [6, 5])
+    assert found == (entries[6:] if abandoned else entries[10:])
 
 
 @compiled
