@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,11 @@ MOST_BYTES = 32 * BUFFER_BYTES  # of one file that it reads
 MOST_OF_A_CALL_BYTES = 16 << 20
 NOBODY = 65534
 
+CAN_COMPILE = (
+    shutil.which(os.environ.get("CC", "cc").split(" ")[0]) is not None
+    and Path(sysconfig.get_path("include"), "Python.h").exists()
+    and Path(sys.prefix, "setup-dev").exists()  # scripts/setup has made this environment
+)
 compiled = pytest.mark.skipif(native is None, reason="the package was not compiled here")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 in_one_directory = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,7 +64,7 @@ def grep(
     return found, search
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(not CAN_COMPILE, reason="there is no C compiler, or scripts/setup was not run")
 def test_the_module_is_built() -> None:
     """Where it can be: else nobody would notice that searches take longer."""
     assert native is not None
