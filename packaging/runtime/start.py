@@ -1,5 +1,6 @@
 """Starts the daemon, as `python -m sandbox_api` does; in a snapshot, it goes on from here."""
 
+import _signal
 import _thread
 import atexit
 import contextlib
