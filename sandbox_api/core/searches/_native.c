@@ -224,8 +224,11 @@ files_may_hold(PyObject *Py_UNUSED(module), PyObject *args)
                                   binary_bytes > 0 ? (size_t)binary_bytes : 0, end_s,
                                   buffer, flags);
         Py_END_ALLOW_THREADS
-        if (looked_at < count)
-            _PyBytes_Resize(&worth, looked_at); /* NULL, with an exception, where it fails */
+        if (looked_at < count) {
+            PyObject *all = worth;
+            worth = PyBytes_FromStringAndSize(flags, looked_at);
+            Py_DECREF(all);
+        }
     }
     free(buffer);
     return worth;
