@@ -139,6 +139,21 @@ def test_a_daemon_without_a_holder_works(sandbox: Sandbox, tmp_path: Path) -> No
     assert len(list((tmp_path / "state").rglob(".holder-*"))) == 1
 
 
+def test_a_file_in_the_working_directory_is_not_the_holder(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workload may write there. The one-file build has no file of its own, only names of them."""
+    sandbox.end()
+    planted = tmp_path / "<sandbox-api>" / f"{holding.__name__.replace('.', '/')}.py"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    sandbox.start()
+    sandbox.run("sleep 600", name="x")
+    (holder,) = eventually(lambda: holders(sandbox))
+    eventually(partial(holds_two, holder))
+
+
 @pytest.mark.parametrize("depth", [1, 60])
 def test_a_long_path(sandbox: Sandbox, tmp_path: Path, depth: int) -> None:
     """A socket's name has at most 108 bytes; a directory's has not."""
