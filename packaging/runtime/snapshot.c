@@ -130,6 +130,7 @@ int dump(void)
 {
     if (!is_fit())
         return 1;
+    fill_holes();
     dumped = 1;
     if (!write_memory()) {
         perror("the memory could not be written");
