@@ -14,7 +14,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("sandbox_api/core/searches/_native.c")
 MODULE = SOURCE.with_suffix(".abi3.so")  # for each CPython from 3.11 on
-FLAGS = ("-O2", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+FLAGS = (
+    *("-O2", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    "-Werror=implicit-function-declaration",  # what is not in the stable interface
+)
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -47,4 +50,6 @@ def _compile(root: Path) -> str:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError as exc:
         return f"no compiler: {exc}"
-    return done.stderr.strip() if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    return done.stderr.strip() or f"exit status {done.returncode}"

@@ -17,7 +17,7 @@ from target import HERE, ROOT
 
 RUNTIME = HERE / "runtime"
 PACKAGE = ROOT / "sandbox_api"
-ORIGIN = "<sandbox-api>"
+ORIGIN = "/<sandbox-api>"  # as in runtime/importer.py
 MODULE, PACKAGE_KIND, ASSET = range(3)
 NO_ASSETS = {".py", ".pyc", ".pyi", ".c", ".so"}
 RUN, DUMP, SCRIPT = range(3)

@@ -60,12 +60,11 @@ from sandbox_api.core.watch import Watches
 from sandbox_api.settings import Settings
 
 HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
 HANDLERS = (
     *(system, processes, docs, network, proxy),
     *(files, trees, copies, archives, uploads, search, watch, codegen, mcp),
 )
-DAY_S = 24 * HOUR_S
-
 STATE: web.AppKey[Path | None] = web.AppKey("state")
 
 
@@ -74,6 +73,10 @@ def _resources(routes: Iterable[web.AbstractRouteDef]) -> tuple[web.AbstractReso
     router = web.UrlDispatcher()
     router.add_routes(routes)
     return tuple(router.resources())
+
+
+RESOURCES = _resources(chain.from_iterable(module.ROUTES for module in HANDLERS))
+TERMINAL_RESOURCES = _resources(terminal.ROUTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,6 @@ class Workload:
         environment = Environment(settings.launch_environment, settings.extra_environment)
         home = settings.home if identity is None else identity.home
         return cls(identity, environment, PathResolver(settings.workdir or "/", home))
-
-
-RESOURCES = _resources(chain.from_iterable(module.ROUTES for module in HANDLERS))
-TERMINAL_RESOURCES = _resources(terminal.ROUTES)
 
 
 def create_app(settings: Settings) -> web.Application:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 MAX_BUFFER_BYTES = 4 << 20
@@ -63,16 +64,22 @@ class LineWriter:
 
     def _start(self) -> None:
         # a daemon thread: a reader that never reads must not keep the process from ending
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
+        with suppress(RuntimeError):  # no more threads: lines wait, and the next one tries again
+            thread.start()
+            self._thread = thread
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what waits, for `timeout_s` seconds at most."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+            if self._thread is None and self._lines:
+                self._start()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        else:
+            _write_until(self._fd, self._take(), time.monotonic() + timeout_s)
 
     def _run(self) -> None:
         while batch := self._take():
@@ -103,6 +110,14 @@ def _write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
         except OSError:
             return
+
+
+def _write_until(fd: int, data: bytes, end_s: float) -> None:
+    """Write what goes without waiting for longer than to a time of `time.monotonic`."""
+    view = memoryview(data)
+    with suppress(OSError):
+        while view and select.select([], [fd], [], max(0.0, end_s - time.monotonic()))[1]:
+            view = view[os.write(fd, view[: select.PIPE_BUF]) :]  # so much fits (select(2))
 
 
 def json_line(level: str, message: str, **fields: object) -> bytes:

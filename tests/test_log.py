@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -97,3 +99,51 @@ def test_a_reader_that_stalls_holds_nobody_up(*, blocking: bool) -> None:
         assert sum(line.get("dropped", 1) for line in told) == 1000
         assert sum(line["dropped"] for line in reports) > 500
         assert {line["level"] for line in reports} == {"warning"}
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The next threads do not start, as where there are as many processes as may be."""
+    start = threading.Thread.start
+    left = iter(range(count))
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(left, None) is not None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+
+
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_lines_wait_for_a_thread(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    """Where none can be started, the next line tries again, then the end, which writes itself."""
+    refuse_threads(monkeypatch, refused)
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as pipe:
+        with os.fdopen(write_end, "wb"), closing(LineWriter(write_end)) as writer:
+            writer.write(b"one\n")
+            writer.write(b"two\n" * 2000)
+        assert pipe.read() == b"one\n" + b"two\n" * 2000
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_the_end_waits_for_no_reader(monkeypatch: pytest.MonkeyPatch, *, blocking: bool) -> None:
+    """Also where it has to write without a thread."""
+    refuse_threads(monkeypatch, 2)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, blocking)
+    line = b"x" * 999 + b"\n"
+    with os.fdopen(read_end, "rb"), os.fdopen(write_end, "wb"):
+        writer = LineWriter(write_end)
+        writer.write(line * 1000)
+        writer.close(timeout_s=0.05)
+        assert len(os.read(read_end, len(line) * 1000)) >= select.PIPE_BUF
+
+
+def test_an_end_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe is broken: nothing is written, and nothing fails."""
+    refuse_threads(monkeypatch, 2)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb"), closing(LineWriter(write_end)) as writer:
+        writer.write(b"x\n")

@@ -11,7 +11,7 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 
 import _bundle
 
-ORIGIN = "<sandbox-api>/"
+ORIGIN = "/<sandbox-api>/"  # absolute: a path below the working directory could be of a file
 _NESTED = frozenset(name for name in sys.builtin_module_names if "." in name)
 
 

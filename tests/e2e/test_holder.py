@@ -114,8 +114,7 @@ def test_a_holder_has_nothing_but_pipes(sandbox: Sandbox) -> None:
 
 def test_a_daemon_without_commands_is_alone(sandbox: Sandbox) -> None:
     """It starts no other process, and its memory is its own."""
-    sandbox.run("true", waitForCompletion=True)
-    assert holders(sandbox) == []
+    assert read_children(sandbox.daemon.process.pid) == []
 
 
 @ENDS
@@ -138,6 +137,21 @@ def test_a_daemon_without_a_holder_works(sandbox: Sandbox, tmp_path: Path) -> No
     eventually(lambda: sandbox.get("x")["stdout"] == "x\n")
     assert len(eventually(lambda: holders(sandbox))) == 1
     assert len(list((tmp_path / "state").rglob(".holder-*"))) == 1
+
+
+def test_a_file_in_the_working_directory_is_not_the_holder(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workload may write there. The one-file build has no file of its own, only names of them."""
+    sandbox.end()
+    planted = tmp_path / "<sandbox-api>" / f"{holding.__name__.replace('.', '/')}.py"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    sandbox.start()
+    sandbox.run("sleep 600", name="x")
+    (holder,) = eventually(lambda: holders(sandbox))
+    eventually(partial(holds_two, holder))
 
 
 @pytest.mark.parametrize("depth", [1, 60])

@@ -2,10 +2,10 @@
 
 The kernel drops a pipe, and the bytes in it, with its last holder. A program that writes and ends
 while no daemon lives would lose what was not read yet. So the daemon hands the reading end of each
-pipe to a process that it starts with itself, and that does nothing while the daemon lives. When the
-daemon has died, however that came, it waits for the last writer of each pipe and saves what the
-pipe still holds. It ends with the last pipe, or when the next daemon has taken the pipes over: that
-one first makes it hold still, since only one may take bytes from a pipe.
+pipe to a process that it starts with the first run that lasts, and that does nothing while the
+daemon lives. When the daemon has died, however that came, it waits for the last writer of each pipe
+and saves what the pipe still holds. It ends with the last pipe, or when the next daemon has taken
+the pipes over: that one first makes it hold still, since only one may take bytes from a pipe.
 
 It has no file open but the pipes, and is no part of any run: it only reads.
 """

@@ -1,7 +1,7 @@
 /* What searches do with every file and every path, without the interpreter's lock.
  *
  * Each function only says what is worth a look. Whoever calls it looks at that, and does without
- * the module where it was not built (native.py), so an answer never depends on it.
+ * the module where it was not built (prefilter.py), so an answer never depends on it.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -19,7 +19,8 @@ enum {
     MAX_TEXT = 256,          /* bytes of a text that is looked for */
     BUFFER = 128 * 1024,     /* bytes that are read at once */
     PAGE = 4096,
-    MOST_BLOCKS = 32,        /* of one file: a call must not take long */
+    MOST_BLOCKS = 32,        /* of one file */
+    MOST_BYTES = 16 << 20,   /* of all files of a call, and the rest of one: it must not take long */
     LANE = 16,               /* bytes that are compared at once */
     LANES = 4,               /* and how many times that in one step */
     STEP = LANE * LANES,
@@ -124,15 +125,17 @@ may_hold(const Text *text, const uint8_t *data, size_t size)
     return place < end;
 }
 
-/* Whether an open file may hold the text; yes as well where it cannot be read, or is large. */
+/* Whether an open file may hold the text; yes as well where it cannot be read, or is large. What was
+ * read is added to `read_bytes`. */
 static int
-file_may_hold(const Text *text, int fd, size_t binary_bytes, uint8_t *buffer)
+file_may_hold(const Text *text, int fd, size_t binary_bytes, uint8_t *buffer, size_t *read_bytes)
 {
     size_t kept = 0;
     for (int block = 0; block < MOST_BLOCKS; block++) {
         ssize_t size = read(fd, buffer + kept, BUFFER - kept);
         if (size <= 0)
             return size < 0;
+        *read_bytes += (size_t)size;
         size_t filled = kept + (size_t)size;
         int is_small = block == 0 && filled < BUFFER; /* then grep.py reads no further either */
         int found = may_hold(text, buffer, filled);
@@ -156,19 +159,24 @@ now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* One flag for each path. When the time is over, whoever asked is to see it, so the rest is "yes". */
-static void
+/* One flag for each path, and how many were looked at before it was enough for one call. When the
+ * time is over, whoever asked is to see it, so the rest is "yes". */
+static Py_ssize_t
 look_at_files(const Text *text, const char *path, Py_ssize_t count, size_t binary_bytes,
               double end_s, uint8_t *buffer, char *flags)
 {
+    size_t read_bytes = 0;
     memset(flags, 1, (size_t)count);
     for (Py_ssize_t i = 0; i < count && now_s() < end_s; i++, path += strlen(path) + 1) {
+        if (read_bytes >= MOST_BYTES)
+            return i;
         int fd = openat(AT_FDCWD, path, READ_FLAGS); /* musl's open() makes another call */
         if (fd < 0)
             continue;
-        flags[i] = (char)file_may_hold(text, fd, binary_bytes, buffer);
+        flags[i] = (char)file_may_hold(text, fd, binary_bytes, buffer, &read_bytes);
         close(fd);
     }
+    return count;
 }
 
 static Py_ssize_t
@@ -182,7 +190,8 @@ count_of(const char *paths, Py_ssize_t size)
 
 PyDoc_STRVAR(files_doc,
 "may_hold(paths, text, any_case, binary_bytes, end_s, /)\n--\n\n"
-"Which files may hold a text: one byte for each, 0 where it is no use to look.\n\n"
+"Which files may hold a text: one byte for each, 0 where it is no use to look. Less than for all,\n"
+"and at least one, where they are large: ask again for the rest.\n\n"
 "paths: with a NUL between two. text: of bytes; with any_case ASCII letters count in either case.\n"
 "binary_bytes: how far from its beginning a NUL makes a file one that is not looked at.\n"
 "end_s: when to end early, in seconds of time.monotonic().");
@@ -209,10 +218,17 @@ files_may_hold(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *worth = PyBytes_FromStringAndSize(NULL, count);
     if (worth != NULL) {
         char *flags = PyBytes_AsString(worth);
+        Py_ssize_t looked_at;
         Py_BEGIN_ALLOW_THREADS
-        look_at_files(&text, paths, count, binary_bytes > 0 ? (size_t)binary_bytes : 0, end_s,
-                      buffer, flags);
+        looked_at = look_at_files(&text, paths, count,
+                                  binary_bytes > 0 ? (size_t)binary_bytes : 0, end_s,
+                                  buffer, flags);
         Py_END_ALLOW_THREADS
+        if (looked_at < count) {
+            PyObject *all = worth;
+            worth = PyBytes_FromStringAndSize(flags, looked_at);
+            Py_DECREF(all);
+        }
     }
     free(buffer);
     return worth;

@@ -161,7 +161,7 @@ def _collect(
     holds, start = scorer.holds, root.rstrip("/") + "/"
     cut, holding = len(start), paths_in_order(scorer, start)
     for batch in in_batches(entries for _, entries in walk.runs()):
-        for entry in batch if likeness else holding(batch):
+        for entry in batch if likeness is not None else holding(batch):
             path, directory = entry.path[cut:], is_directory(entry)
             if fits is not None and not fits.fit(entry.name, path):
                 continue

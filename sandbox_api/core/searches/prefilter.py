@@ -10,7 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from concurrent.futures.thread import BrokenThreadPool
+from contextlib import closing, contextmanager, suppress
 from itertools import compress
 from threading import Semaphore
 from typing import Final, TypeGuard
@@ -85,14 +86,18 @@ def files_worth_reading(
         runs: regular files.
         required: what they have to hold; of what `can_tell` says yes to.
         binary_bytes: how far from its beginning a NUL makes a file binary: that is left out.
-        until: when to end early; then files are told of which nothing is known.
+        until: when to end early; then files are told of which nothing is known, and soon
+            no more are read.
         helpers: how many threads to start.
     """
 
     def look(files: Entries) -> bytes:
         text, any_case = required
-        paths = os.fsencode("\0".join([entry.path for entry in files]))
-        return native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
+        flags = b""
+        while len(flags) < len(files) and not until():
+            paths = os.fsencode("\0".join([entry.path for entry in files[len(flags) :]]))
+            flags += native.may_hold(paths, text, any_case, binary_bytes, until.end_s)
+        return flags.ljust(len(files), b"\1")
 
     with closing(_looked_at(in_batches(runs), look, helpers)) as looked_at:
         for files, flags in looked_at:
@@ -104,26 +109,47 @@ def _looked_at(
 ) -> Generator[tuple[Entries, bytes]]:
     """Batches with what a look at them gives, in order.
 
-    This thread looks itself while its helpers have enough to do.
+    This thread looks itself while its helpers have enough to do, and where there can be none.
     """
     looked_at: deque[tuple[Entries, Future[bytes]]] = deque()
-    name = "search-helper"
-    with ThreadPoolExecutor(max(1, helpers), name, os.nice, (HELPER_NICENESS,)) as threads:
+
+    def submit(batch: Entries) -> Future[bytes]:
+        nonlocal helpers
+        try:
+            return threads.submit(look, batch)
+        except RuntimeError:  # no more threads, or they have broken
+            helpers = 0
+            return _done(look(batch))
+
+    with ThreadPoolExecutor(max(1, helpers), "search-helper", _let_others_go_first) as threads:
         try:
             for batch in batches:
                 waiting = sum(not future.done() for _, future in looked_at)
                 is_theirs = waiting < helpers * _AHEAD
-                future = threads.submit(look, batch) if is_theirs else _done(look(batch))
+                future = submit(batch) if is_theirs else _done(look(batch))
                 looked_at.append((batch, future))
                 while looked_at and (looked_at[0][1].done() or len(looked_at) > _MOST_AHEAD):
                     batch, future = looked_at.popleft()  # noqa: PLW2901
-                    yield batch, future.result()
+                    yield batch, _answer(future, look, batch)
             while looked_at:
                 batch, future = looked_at.popleft()
-                yield batch, look(batch) if future.cancel() else future.result()
+                yield batch, _answer(future, look, batch)
         finally:
             for _, future in looked_at:
                 future.cancel()
+
+
+def _let_others_go_first() -> None:
+    with suppress(OSError):  # a filter of system calls refuses it
+        os.nice(HELPER_NICENESS)
+
+
+def _answer(future: Future[bytes], look: Callable[[Entries], bytes], batch: Entries) -> bytes:
+    """What a look at a batch gives; this thread looks where no helper has begun, or will."""
+    try:
+        return look(batch) if future.cancel() else future.result()
+    except BrokenThreadPool:
+        return look(batch)
 
 
 def _done(flags: bytes) -> Future[bytes]:

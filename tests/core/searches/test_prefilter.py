@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import sys
+import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +31,14 @@ ENDLESS_S = 1000.0
 DEADLINE_S = 10.0
 BUFFER_BYTES = 128 * 1024  # of _native.c
 MOST_BYTES = 32 * BUFFER_BYTES  # of one file that it reads
+MOST_OF_A_CALL_BYTES = 16 << 20
 NOBODY = 65534
 
+CAN_COMPILE = (
+    shutil.which(os.environ.get("CC", "cc").split(" ")[0]) is not None
+    and Path(sysconfig.get_path("include"), "Python.h").exists()
+    and Path(sys.prefix, "setup-dev").exists()  # scripts/setup has made this environment
+)
 compiled = pytest.mark.skipif(native is None, reason="the package was not compiled here")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 in_one_directory = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -54,7 +64,7 @@ def grep(
     return found, search
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(not CAN_COMPILE, reason="there is no C compiler, or scripts/setup was not run")
 def test_the_module_is_built() -> None:
     """Where it can be: else nobody would notice that searches take longer."""
     assert native is not None
@@ -141,6 +151,33 @@ def test_when_the_time_is_over_nothing_is_ruled_out(tmp_path: Path) -> None:
     assert native.may_hold(joined, b"needle", False, 0, time.monotonic() - 1) == b"\1"
     found, search = grep(tmp_path, GrepQuery(text="needle"), until := Until(0))
     assert (found, search.unreadable, until.timed_out) == ([], 0, True)
+
+
+@compiled
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_large_files_are_for_several_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, abandoned: bool
+) -> None:
+    """So that a search which nobody waits for any more ends soon, and one that goes on sees all."""
+    for number in range(10):
+        make(tmp_path, {str(number): ""})
+        os.truncate(tmp_path / str(number), MOST_OF_A_CALL_BYTES // 5)
+    make(tmp_path, {"last": "needle"})
+    with os.scandir(tmp_path) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    until, looked_at = Until(ENDLESS_S), list[int]()
+
+    def may_hold(*args: object) -> bytes:
+        flags: bytes = native.may_hold(*args)
+        looked_at.append(len(flags))
+        until.abandoned = abandoned
+        return flags
+
+    monkeypatch.setattr(prefilter, "native", SimpleNamespace(may_hold=may_hold))
+    required = Required(b"needle", any_case=False)
+    (found,) = files_worth_reading([entries], required, 0, until, 0)
+    assert looked_at == ([6] if abandoned else [6, 5])
+    assert found == (entries[6:] if abandoned else entries[10:])
 
 
 @compiled
@@ -275,6 +312,71 @@ def test_helpers_let_others_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     grep(tmp_path, GrepQuery(text="needle"), helpers=1)
     grep(tmp_path, GrepQuery(text="needle"), helpers=0)
     assert set(seen) == {(True, min(own + prefilter.HELPER_NICENESS, 19)), (False, own)}
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
+    """No thread starts after the first ones, as where there are as many processes as may be."""
+    start = threading.Thread.start
+    left = iter(range(started))
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+
+
+def refuse_nice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a filter of system calls does."""
+
+    def nice(_: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", nice)
+
+
+def break_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end before they do anything; what they were given already waits for them."""
+    given = threading.Event()
+
+    def fail() -> None:
+        given.wait(DEADLINE_S)
+        raise MemoryError
+
+    def done(flags: bytes) -> Future[bytes]:
+        given.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("search-helper"):
+                thread.join(DEADLINE_S)
+        return original(flags)
+
+    original = vars(prefilter)["_done"]
+    monkeypatch.setattr(prefilter, "_let_others_go_first", fail)
+    monkeypatch.setattr(prefilter, "_done", done)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "hinder",
+    [
+        partial(refuse_threads, started=0),
+        partial(refuse_threads, started=1),
+        refuse_nice,
+        break_helpers,
+    ],
+    ids=["no thread", "one thread", "no priority", "broken"],
+)
+def test_helpers_are_only_for_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hinder: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Where they cannot be had, or fail, a search finds the same."""
+    names = [f"{number:02}" for number in range(60)]
+    make(tmp_path, dict.fromkeys(names, "needle"))
+    monkeypatch.setattr(prefilter, "BATCH", 2)
+    hinder(monkeypatch)
+    found, search = grep(tmp_path, GrepQuery(text="needle"))
+    assert ([match.path for match in found], search.unreadable) == (names, 0)
 
 
 def test_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
