@@ -9,6 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from sandbox_api.api import relay
+from sandbox_api.api.bodies import FULL_READ_BYTES, LEAST_READ_BYTES, Chunked
 from sandbox_api.api.relay import BETWEEN_BYTES, SPLICED_BYTES
 from sandbox_api.core.splicing import PIPE_BYTES, Splice
 from tests.api.proxy.conftest import OK, StartRaw
@@ -271,3 +272,47 @@ async def test_an_app_that_stalls_stalls_the_client_alone(
         await eventually(stalled)
         assert (await client.get("/health")).status == 200
     go.set()
+
+
+@pytest.mark.parametrize("upload", [False, True])
+async def test_small_chunks_are_read_little_by_little(
+    client: TestClient, start_raw: StartRaw, monkeypatch: pytest.MonkeyPatch, *, upload: bool
+) -> None:
+    """Each chunk takes its time: after a first full read, none holds the loop for more than a few.
+
+    A large chunk before them is no reason to read much of what is behind it.
+    """
+    first, small = DATA[: FULL_READ_BYTES * 2], DATA[:100_000]
+    wire = in_chunks(first, len(first)).removesuffix(b"0\r\nX: y\r\n\r\n") + in_chunks(small, 1)
+    reads: list[tuple[int, bool]] = []
+    decode = Chunked.feed
+
+    def feed(self: Chunked, data: bytes) -> tuple[bytes, bytes]:
+        reads.append((len(data) - self.clear, self.small_chunks))
+        return decode(self, data)
+
+    monkeypatch.setattr(Chunked, "feed", feed)
+    monkeypatch.setattr(relay, "SPLICED_BYTES", 1 << 40)  # so that all of it is read
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received = await reader.readuntil(b"\r\n\r\n")
+        if upload:
+            assert await read_body(reader, received) == first + small
+            writer.write(OK)
+        else:
+            writer.write(head + wire)
+        await writer.drain()
+
+    path = f"/port/{await start_raw(serve)}/"
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    method, framing = ("PUT", "Transfer-Encoding: chunked\r\n") if upload else ("GET", "")
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{framing}\r\n".encode())
+    if upload:
+        writer.write(wire)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert await read_body(reader, answer) == (b"ok" if upload else first + small)
+    writer.close()
+    assert max(size for size, small_chunks in reads if not small_chunks) <= FULL_READ_BYTES
+    assert max(size for size, small_chunks in reads if small_chunks) <= LEAST_READ_BYTES
