@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 FULL_READ_BYTES: Final = 256 << 10  # what asyncio reads at once, if so much is there
 MOST_READ_BYTES: Final = 1 << 20  # where so much is clear: a quarter of the steps for the same
 LEAST_READ_BYTES: Final = 32 << 10  # where chunks are small: each takes its time, whatever its size
-SMALL_CHUNK_BYTES: Final = 64  # on the wire; of smaller ones, a full read stops the loop for long
+SMALL_CHUNK_BYTES: Final = 256  # on the wire; of smaller ones, a full read stops the loop for long
 MAX_HEAD_BYTES: Final = 64 << 10  # what is larger is left to aiohttp, with its body
 HEADS_AT_ONCE: Final = 16  # the same; each costs a copy of what is behind it
 MAX_LINE_BYTES: Final = 16 << 10

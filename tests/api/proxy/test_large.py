@@ -274,24 +274,35 @@ async def test_an_app_that_stalls_stalls_the_client_alone(
     go.set()
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Of each read in a body in chunks: how much was not known to be data; after small chunks?"""
+    told: list[tuple[int, bool]] = []
+    decode = Chunked.feed
+
+    def feed(self: Chunked, data: bytes) -> tuple[bytes, bytes]:
+        told.append((len(data) - self.clear, self.small_chunks))
+        return decode(self, data)
+
+    monkeypatch.setattr(Chunked, "feed", feed)
+    return told
+
+
 @pytest.mark.parametrize("upload", [False, True])
 async def test_small_chunks_are_read_little_by_little(
-    client: TestClient, start_raw: StartRaw, monkeypatch: pytest.MonkeyPatch, *, upload: bool
+    client: TestClient,
+    start_raw: StartRaw,
+    reads: list[tuple[int, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    upload: bool,
 ) -> None:
-    """Each chunk takes its time: after a first full read, none holds the loop for more than a few.
+    """Each chunk takes its time: where they are small, no read has more than a few of them.
 
     A large chunk before them is no reason to read much of what is behind it.
     """
     first, small = DATA[: FULL_READ_BYTES * 2], DATA[:100_000]
     wire = in_chunks(first, len(first)).removesuffix(b"0\r\nX: y\r\n\r\n") + in_chunks(small, 1)
-    reads: list[tuple[int, bool]] = []
-    decode = Chunked.feed
-
-    def feed(self: Chunked, data: bytes) -> tuple[bytes, bytes]:
-        reads.append((len(data) - self.clear, self.small_chunks))
-        return decode(self, data)
-
-    monkeypatch.setattr(Chunked, "feed", feed)
     monkeypatch.setattr(relay, "SPLICED_BYTES", 1 << 40)  # so that all of it is read
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -314,5 +325,6 @@ async def test_small_chunks_are_read_little_by_little(
     assert answer.startswith(b"HTTP/1.1 200")
     assert await read_body(reader, answer) == (b"ok" if upload else first + small)
     writer.close()
+    assert upload or reads[0][0] <= LEAST_READ_BYTES
     assert max(size for size, small_chunks in reads if not small_chunks) <= FULL_READ_BYTES
     assert max(size for size, small_chunks in reads if small_chunks) <= LEAST_READ_BYTES
