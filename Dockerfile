@@ -1,7 +1,7 @@
 # An image that holds the daemon as the single file /sandbox-api, for the images that you make:
 #   docker build --build-arg COMMIT=$(git rev-parse --short=12 HEAD) -t sandbox-api .
 #   COPY --from=sandbox-api /sandbox-api /usr/local/bin/sandbox-api
-# With --platform it is cross-compiled: nothing is emulated.
+# With --platform it is cross-compiled; only the snapshot of its memory is taken under qemu-user.
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY packaging/prerequisites packaging/

@@ -31,7 +31,8 @@ def link(
         work: holds `frozen.h`; the result is written here.
     """
     (work / "builtins.h").write_text(_builtins(extensions))
-    includes = [*builder.interpreter.includes, f"-I{work}", f"-I{allocator.tree}"]
+    directories = (work, allocator.tree, libraries["openssl"] / "include")
+    includes = [*builder.interpreter.includes, *(f"-I{one}" for one in directories)]
     addresses = [f"-DBUNDLE_ADDRESS={BUNDLE_ADDRESS:#x}", f"-DHEAP_ADDRESS={HEAP_ADDRESS:#x}"]
     flags = includes + addresses
     objects = [_compile(builder.toolchain, work, name, flags) for name in OWN]

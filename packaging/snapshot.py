@@ -12,8 +12,8 @@ from cache import BuildError
 from elf import BUNDLE_ADDRESS, READ, WRITE, Segment, with_segments
 from target import Target
 
-# The time zone of the build must not stay: this one needs no file.
-ENVIRONMENT = {"TZ": "UTC0"}
+# What of the build's machine would stay: its time zone, home and configuration of OpenSSL.
+ENVIRONMENT = {"TZ": "UTC0", "HOME": "/", "OPENSSL_CONF": "/dev/null"}
 _PIECE = struct.Struct("<QQ")
 
 

@@ -132,6 +132,27 @@ void use_allocator(void)
         mparams.mmap_threshold = MAX_SIZE_T;
 }
 
+/* What a process allocates later would land in holes all over the snapshot, and each page that has
+   one would be copied for it. So nothing is left free between what lives: it comes from one end. */
+void fill_holes(void)
+{
+    for (size_t size = 16; size <= 512; size += 16) { /* CPython's classes of small objects */
+        char *block;
+        do
+            block = PyObject_Malloc(size);
+        while (*(unsigned *)((uintptr_t)block & -(uintptr_t)POOL_BYTES) > 1); /* a pool's count */
+        PyObject_Free(block);
+    }
+    for (size_t size = 1 << 17; size >= 16; size -= 16) {
+        char *chunk, *top;
+        do {
+            top = (char *)gm->top;
+            chunk = dlmalloc(size);
+        } while (chunk < top);
+        dlfree(chunk);
+    }
+}
+
 void resume_allocator(void)
 {
     mparams.mmap_threshold = MAP_FROM_BYTES;

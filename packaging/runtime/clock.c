@@ -1,6 +1,6 @@
 /* clock_gettime in place of musl's, which looks for the kernel's function once and keeps its address:
    in a process that begins with a snapshot it is another one. Until it is looked for, and where there
-   is none, the clock is asked by system call. */
+   is none, the clock is asked by system call. (musl's sched_getcpu does the same; nobody calls it.) */
 #include <errno.h>
 #include <sys/syscall.h>
 #include <time.h>

@@ -20,6 +20,7 @@ typedef struct {
 
 /* allocator.c */
 void use_allocator(void);     /* once, before the interpreter starts */
+void fill_holes(void);        /* right before a snapshot is taken */
 void resume_allocator(void);  /* in a process that begins with a snapshot */
 size_t heap_size(void);       /* of what lies at HEAP_ADDRESS while a snapshot is made */
 

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <openssl/conf.h>
+#include <openssl/err.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,42 +27,59 @@ int is_snapshot(void)
     return dumped;
 }
 
-static unsigned long open_descriptors(void)
+static int count_descriptors(void)
 {
-    unsigned long open = 0;
-    for (int number = 3; number < 64; number++)
-        if (fcntl(number, F_GETFD) != -1)
-            open |= 1UL << number;
-    return open;
+    int count = 0;
+    for (int number = 3; number < 1024; number++)
+        count += fcntl(number, F_GETFD) != -1;
+    return count;
 }
 
-static unsigned long given; /* descriptors that the process began with: an emulator has some */
+static int given; /* how many descriptors the process began with: an emulator has some */
 
 void prepare_dump(void)
 {
-    given = open_descriptors();
+    given = count_descriptors();
 }
 
-/* Whether all memory is the program, its bundle and its heap, below 4 GiB, and what the kernel and
-   the C library make anew in each process: the stack, the clock functions, thread-local data. The
-   text that is read stays on the stack, which is in no snapshot: it names paths. */
+/* Whether a mapping (proc_pid_maps(5)) will be there again: the program, its bundle, its heap, and
+   what the kernel, the C library and an emulator make anew in each process. */
+static int is_known(uint64_t start, uint64_t end, const char *rest, int *small)
+{
+    extern const char __ehdr_start[], _end[]; /* of the linker */
+    uint64_t ranges[][2] = {
+        {(uint64_t)__ehdr_start, (uint64_t)_end},
+        {BUNDLE_ADDRESS, BUNDLE_ADDRESS + BUNDLE->size},
+        {HEAP_ADDRESS, HEAP_ADDRESS + heap_size()},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (start >= ranges[i][0] && start < ranges[i][1] && end < ranges[i][1] + (1 << 16))
+            return 1;
+    if (strstr(rest, "[stack]") || strstr(rest, "[vdso]") || strstr(rest, "[vvar") ||
+        strstr(rest, "[vsyscall]"))
+        return 1;
+    if (strncmp(rest, " ---", 4) == 0 || (rest[2] != 'w' && strstr(rest, " 00:00 0") != NULL))
+        return 1; /* holds nothing */
+    return end - start <= 1 << 14 && (*small)++ == 0; /* thread-local data */
+}
+
+/* The text that is read stays on the stack, which is in no snapshot: it names paths. */
 static int has_foreign_mappings(void)
 {
     char text[1 << 16];
-    int file = open("/proc/self/maps", O_RDONLY);
+    int file = open("/proc/self/maps", O_RDONLY), small = 0, foreign = 0;
     ssize_t size = 0, got;
     while ((got = read(file, text + size, sizeof text - 1 - size)) > 0)
         size += got;
     close(file);
     text[size] = 0;
-    int small = 0, foreign = size == 0;
+    if (size == 0 || size == sizeof text - 1) {
+        fputs("not fit for a snapshot: /proc/self/maps cannot be read, or is too long\n", stderr);
+        return 1;
+    }
     for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
-        unsigned long start = strtoul(line, &line, 16), end = strtoul(line + 1, &line, 16);
-        if (start < 1UL << 32 || strchr(line, '[') != NULL)
-            continue;
-        if (line[2] != 'w' && strstr(line, " 00:00 0") != NULL)
-            continue; /* holds nothing: the emulator's own, for the return from signals */
-        if (end - start <= 1 << 14 && small++ == 0)
+        uint64_t start = strtoul(line, &line, 16), end = strtoul(line + 1, &line, 16);
+        if (is_known(start, end, line, &small))
             continue;
         fprintf(stderr, "not fit for a snapshot: memory at %lx-%lx%s\n", start, end, line);
         foreign = 1;
@@ -70,9 +89,9 @@ static int has_foreign_mappings(void)
 
 static int is_fit(void)
 {
-    unsigned long opened = open_descriptors() & ~given;
+    int opened = count_descriptors() - given;
     if (opened != 0)
-        fprintf(stderr, "not fit for a snapshot: descriptors %#lx are open\n", opened);
+        fprintf(stderr, "not fit for a snapshot: %d descriptors are open\n", opened);
     return !has_foreign_mappings() && opened == 0;
 }
 
@@ -111,6 +130,7 @@ int dump(void)
 {
     if (!is_fit())
         return 1;
+    fill_holes();
     dumped = 1;
     if (!write_memory()) {
         perror("the memory could not be written");
@@ -144,6 +164,15 @@ static void ask_processor(void)
             OPENSSL_armcap_P |= 1U << bits[i][1];
 }
 #endif
+
+/* OpenSSL reads its configuration once, and there was none when the snapshot was made. */
+static void read_tls_configuration(void)
+{
+    CONF_modules_load_file(NULL, NULL,
+                           CONF_MFLAGS_DEFAULT_SECTION | CONF_MFLAGS_IGNORE_MISSING_FILE |
+                               CONF_MFLAGS_IGNORE_RETURN_CODES);
+    ERR_clear_error();
+}
 
 static PyObject *list_of(char **strings)
 {
@@ -181,6 +210,7 @@ int resume(char **argv)
     pthread_key_create(&key, NULL); /* with it musl finds the values of all keys again */
     resume_allocator();
     ask_processor();
+    read_tls_configuration();
     PyObject *ignored = ignored_signals();
     PyOS_AfterFork_Child();
     PyThreadState_Get()->thread_id = PyThread_get_thread_ident();

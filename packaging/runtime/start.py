@@ -1,12 +1,13 @@
 """Starts the daemon, as `python -m sandbox_api` does; in a snapshot, it goes on from here."""
 
+import _signal
 import _thread
 import atexit
 import contextlib
 import gc
 import logging
+import mimetypes
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ if sys.argv[5:] == ["sandbox_api.core.searches.worker"]:
     sys.exit(main())
 
 gc.disable()  # what is imported stays
+mimetypes.knownfiles.clear()  # aiohttp reads them at import; the daemon needs none
 from sandbox_api.__main__ import main  # noqa: E402
 from sandbox_api.image import prepare as prepare_image  # noqa: E402
 
@@ -113,8 +115,12 @@ def _open_stream(number, mode, errors):
 
 
 def _set_signals(ignored):
-    """What CPython sets when it starts; what we were started to ignore stays ignored."""
-    for number in {*ignored, signal.SIGPIPE, signal.SIGXFSZ}:
-        signal.signal(number, signal.SIG_IGN)
-    if signal.SIGINT not in ignored:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What CPython sets when it starts; what we were started to ignore stays so, and only that."""
+    ignored = {*ignored, _signal.SIGPIPE, _signal.SIGXFSZ}
+    for number in range(1, _signal.NSIG):
+        if number in ignored:
+            _signal.signal(number, _signal.SIG_IGN)
+        elif _signal.getsignal(number) == _signal.SIG_IGN:  # as it was where the file was built
+            _signal.signal(number, _signal.SIG_DFL)
+    if _signal.SIGINT not in ignored:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)

@@ -9,7 +9,7 @@
 
 #include "layout.h"
 
-#define MIN_PAGES 4
+#define MIN_PAGES 2
 
 /* Code, constants, the bundle: whoever needs a page again gets it from the page cache. */
 static void drop_read_only_pages(void)

@@ -5,8 +5,10 @@ Scripts run in the checker (tests/e2e/test_binary.py): the same memory, but it r
 
 import json
 import os
+import platform
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -115,19 +117,32 @@ print(time.time(), time.monotonic(), time.perf_counter(), record.relativeCreated
     assert 0 <= relative_ms < 60_000
 
 
-def test_the_processor_is_that_of_the_start() -> None:
-    """OpenSSL is as fast as without a snapshot: it knows what this processor can do."""
-    text = """
-import hashlib, time
-data = bytes(16 << 20)
-def once():
-    start = time.perf_counter(); hashlib.sha256(data).digest(); return time.perf_counter() - start
-print(min(once() for _ in range(7)))
-"""
-    plain = CHECKER.with_name("plain-checker")
-    result = subprocess.run([plain, "/dev/stdin"], input=text, text=True, capture_output=True,
-                            check=True, env=LAUNCH)  # fmt: skip
-    assert float(script(text)) < 2 * float(result.stdout), "it is 3 to 4 times without"
+def test_the_configuration_of_openssl_is_that_of_the_image(tmp_path: Path) -> None:
+    """It is read once in a process, and none was there when the snapshot was taken."""
+    configuration = tmp_path / "openssl.cnf"
+    configuration.write_text("""
+openssl_conf = all
+[all]
+ssl_conf = tls
+[tls]
+system_default = defaults
+[defaults]
+MaxProtocol = TLSv1.2
+""")
+    text = "import ssl; print(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).maximum_version)"
+    environment = {**LAUNCH, "OPENSSL_CONF": str(configuration)}
+    assert script(text, env=environment) == str(ssl.TLSVersion.TLSv1_2.value)
+
+
+def test_nothing_of_the_build_machine_is_in_the_file() -> None:
+    """Neither its configuration of TLS nor its types of files, its host name or a home."""
+    content = BINARY.read_bytes()
+    found = [text for text in (b"demoCA", b"chemical/x-") if text in content]
+    assert found == []
+    text = (
+        "import platform, sysconfig; print(platform.node(), sysconfig.get_config_var('userbase'))"
+    )
+    assert script(text).split() == [platform.node(), "/.local"]
 
 
 def test_standard_streams_are_opened_again(tmp_path: Path) -> None:
