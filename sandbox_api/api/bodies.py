@@ -13,9 +13,9 @@ from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 FULL_READ_BYTES: Final = 256 << 10  # what asyncio reads at once, if so much is there
-MOST_READ_BYTES: Final = 1 << 20  # where so much is clear: a quarter of the steps for the same
-LEAST_READ_BYTES: Final = 32 << 10  # where chunks are small: each takes its time, whatever its size
-SMALL_CHUNK_BYTES: Final = 256  # on the wire; of smaller ones, a full read stops the loop for long
+MOST_READ_BYTES: Final = 1 << 20  # where chunks are large: a quarter of the steps for the same
+LEAST_READ_BYTES: Final = 32 << 10  # where they are small: each takes its time, whatever its size
+CHUNKS_IN_A_READ: Final = 128  # so many, between those two
 MAX_HEAD_BYTES: Final = 64 << 10  # what is larger is left to aiohttp, with its body
 HEADS_AT_ONCE: Final = 16  # the same; each costs a copy of what is behind it
 MAX_LINE_BYTES: Final = 16 << 10
@@ -35,12 +35,12 @@ class Framing(Protocol):
     Attributes:
         clear: how many bytes of data come next.
         ended: whether it has ended.
-        small_chunks: whether what came last was cut into many pieces.
+        grain: the mean size in bytes of the pieces in which data came lately.
     """
 
     clear: int
     ended: bool
-    small_chunks: bool
+    grain: int
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """The data in what came, and what comes after the end.
@@ -56,7 +56,7 @@ class Framing(Protocol):
 class Sized:
     """A body of a length that is known: `Content-Length`."""
 
-    small_chunks = False
+    grain = MOST_READ_BYTES
 
     def __init__(self, size: int) -> None:
         self.clear = size
@@ -80,7 +80,7 @@ class Chunked:
     def __init__(self) -> None:
         self.clear = 0
         self.ended = False
-        self.small_chunks = False
+        self.grain = 0
         self._line = b""  # the beginning of one
         self._take_line = self._begin_chunk
         self._trailer_bytes = 0
@@ -98,7 +98,8 @@ class Chunked:
             else:
                 start = self._feed_line(data, start)
                 start = self._feed_whole_chunks(data, start, pieces)
-        self.small_chunks = len(pieces) * SMALL_CHUNK_BYTES > len(data)
+        if pieces:
+            self.grain = len(data) // len(pieces)
         return b"".join(pieces), data[start:]
 
     def skip(self, count: int) -> None:
@@ -169,9 +170,9 @@ class Body:
         return self._framing.clear
 
     @property
-    def small_chunks(self) -> bool:
-        """Whether what came last was cut into many pieces."""
-        return self._framing.small_chunks
+    def grain(self) -> int:
+        """The mean size in bytes of the pieces in which data came lately."""
+        return self._framing.grain
 
     @property
     def ended(self) -> bool:
@@ -242,12 +243,12 @@ class Receiver(BaseProtocol):
             self._limit_read()
 
     def _limit_read(self) -> None:
-        """How much to read next: what is clear costs little, what is behind it can be chunks."""
+        """How much to read next: a read is one turn of the loop, whatever there is to decode."""
         if self.transport is not None:
-            small = self.body is not None and self.body.small_chunks
-            unknown = LEAST_READ_BYTES if small else FULL_READ_BYTES
-            size = min(self.clear + unknown, MOST_READ_BYTES)
-            self.transport.max_size = size  # type: ignore[attr-defined]
+            size = FULL_READ_BYTES
+            if self.body is not None:
+                size = max(self.clear, self.body.grain * CHUNKS_IN_A_READ, LEAST_READ_BYTES)
+            self.transport.max_size = min(size, MOST_READ_BYTES)  # type: ignore[attr-defined]
 
     def _receive_body(self, data: bytes) -> bytes:
         """What belongs to no body."""
