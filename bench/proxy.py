@@ -9,7 +9,7 @@ run: rates as parts of the direct one, and the processor time that each relay ta
 which says more than rates do where other programs run or where three programs share two cores.
 
 At last small chunks, each of which takes its time: how long `/health` takes at most beside them, as
-a multiple of the floor: beside an answer of as many bytes on the wire, with a length.
+a multiple of an idle one, and as much beside the floor, an answer of as many bytes with a length.
 """
 
 import argparse
@@ -249,11 +249,13 @@ def measure_health(port: int, rounds: int) -> None:
             for chunk, times in slowest.items():
                 times.append(slowest_health_s(port, f"/port/{app_port}/{chunk}"))
     floor = statistics.median(slowest.pop(0))
-    print(f"slowest /health beside an answer with a length: {floor * 1e3:.1f} ms")
+    idle = statistics.median(get(port, "/health") for _ in range(50))
+    print(f"/health when idle: {idle * 1e3:.1f} ms")
+    print(f"  the slowest beside an answer with a length: {floor / idle:.1f} times that")
     for chunk, times in slowest.items():
-        ratio = statistics.median(times) / floor
-        low, high = min(times) / floor, max(times) / floor
-        print(f"  in chunks of {chunk:4}: {ratio:.1f} times that ({low:.1f}-{high:.1f})")
+        ratio = statistics.median(times) / idle
+        low, high = min(times) / idle, max(times) / idle
+        print(f"  beside one in chunks of {chunk:4}: {ratio:.1f} times ({low:.1f}-{high:.1f})")
 
 
 def slowest_health_s(port: int, path: str) -> float:
