@@ -7,6 +7,9 @@ they read, so that the figures are those of the way. "splice" is a relay that kn
 two threads that do nothing but splice(2) from socket to socket; "copy" reads and writes. All in one
 run: rates as parts of the direct one, and the processor time that each relay takes for a gigabyte,
 which says more than rates do where other programs run or where three programs share two cores.
+
+At last small chunks, each of which takes its time: how long `/health` takes at most beside them, as
+a multiple of an idle one, and as much beside the floor, an answer of as many bytes with a length.
 """
 
 import argparse
@@ -27,6 +30,8 @@ BUFFER_BYTES = 1 << 20
 COPIED_BYTES = 1 << 18
 END = b"0\r\n\r\n"
 GIGABYTE = 1e9
+SMALL_CHUNKS = (1, 16, 64, 1024)
+SMALL_WIRE_BYTES = 4 << 20
 
 
 def listen() -> socket.socket:
@@ -185,6 +190,7 @@ def compare(arguments: argparse.Namespace, state: str) -> None:
         for upload in (False, True):
             for chunk in (0, arguments.chunk):
                 measure(ways, arguments, upload=upload, chunk=chunk)
+        measure_health(ways["daemon"][1], arguments.n)
         peak = Path(f"/proc/{ways['daemon'][0].pid}/status").read_text().partition("VmHWM:")[2]
         print(f"memory of the daemon at most: {int(peak.split()[0]) / 1e3:.0f} MB")
     finally:
@@ -219,6 +225,59 @@ def measure(
         low, high = min(rates[way]) / direct, max(rates[way]) / direct
         cpu = statistics.median(spent[way])
         print(f"  {way:7} {ratio:.2f} of direct ({low:.2f}-{high:.2f})  {cpu:.2f} s CPU per GB")
+
+
+def serve_small(server: socket.socket) -> None:
+    """An app that gives a body of so many bytes on the wire; the path is the size of its chunks."""
+    while True:
+        client, _ = server.accept()
+        with client:
+            chunk = int(read_head(client)[0].split(b"/")[1].split()[0])
+            framed = b"%x\r\n%s\r\n" % (chunk, bytes(chunk)) if chunk else bytes(1)
+            wire = framed * (SMALL_WIRE_BYTES // len(framed)) + (END if chunk else b"")
+            head = framing(len(wire), chunked=bool(chunk))
+            client.sendall(b"HTTP/1.1 200 OK\r\n" + head + wire)
+
+
+def measure_health(port: int, rounds: int) -> None:
+    """What an answer in small chunks costs everybody else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve_small, args=(server,), daemon=True).start()
+        app_port = server.getsockname()[1]
+        slowest: dict[int, list[float]] = {chunk: [] for chunk in (0, *SMALL_CHUNKS)}
+        for _ in range(rounds):
+            for chunk, times in slowest.items():
+                times.append(slowest_health_s(port, f"/port/{app_port}/{chunk}"))
+    floor = statistics.median(slowest.pop(0))
+    idle = statistics.median(get(port, "/health") for _ in range(50))
+    print(f"/health when idle: {idle * 1e3:.1f} ms")
+    print(f"  the slowest beside an answer with a length: {floor / idle:.1f} times that")
+    for chunk, times in slowest.items():
+        ratio = statistics.median(times) / idle
+        low, high = min(times) / idle, max(times) / idle
+        print(f"  beside one in chunks of {chunk:4}: {ratio:.1f} times ({low:.1f}-{high:.1f})")
+
+
+def slowest_health_s(port: int, path: str) -> float:
+    """The longest time that one of the requests took that were made while a body came."""
+    reader = threading.Thread(target=get, args=(port, path))
+    reader.start()
+    slowest = get(port, "/health")
+    while reader.is_alive():
+        slowest = max(slowest, get(port, "/health"))
+    return slowest
+
+
+def get(port: int, path: str) -> float:
+    """One answer, to its end; seconds."""
+    started = time.perf_counter()
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path)
+    body = connection.getresponse()
+    while body.read(BUFFER_BYTES):
+        pass
+    connection.close()
+    return time.perf_counter() - started
 
 
 def main() -> None:

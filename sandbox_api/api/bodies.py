@@ -13,7 +13,9 @@ from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 FULL_READ_BYTES: Final = 256 << 10  # what asyncio reads at once, if so much is there
-MOST_READ_BYTES: Final = 1 << 20  # what it reads from then on: a quarter of the steps for the same
+MOST_READ_BYTES: Final = 1 << 20  # where chunks are large: a quarter of the steps for the same
+LEAST_READ_BYTES: Final = 32 << 10  # where they are small: each takes its time, whatever its size
+CHUNKS_IN_A_READ: Final = 128  # so many, between those two
 MAX_HEAD_BYTES: Final = 64 << 10  # what is larger is left to aiohttp, with its body
 HEADS_AT_ONCE: Final = 16  # the same; each costs a copy of what is behind it
 MAX_LINE_BYTES: Final = 16 << 10
@@ -33,10 +35,12 @@ class Framing(Protocol):
     Attributes:
         clear: how many bytes of data come next.
         ended: whether it has ended.
+        grain: the mean size in bytes of the pieces in which data came lately.
     """
 
     clear: int
     ended: bool
+    grain: int
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """The data in what came, and what comes after the end.
@@ -51,6 +55,8 @@ class Framing(Protocol):
 
 class Sized:
     """A body of a length that is known: `Content-Length`."""
+
+    grain = MOST_READ_BYTES
 
     def __init__(self, size: int) -> None:
         self.clear = size
@@ -74,26 +80,45 @@ class Chunked:
     def __init__(self) -> None:
         self.clear = 0
         self.ended = False
+        self.grain = 0
         self._line = b""  # the beginning of one
         self._take_line = self._begin_chunk
         self._trailer_bytes = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """See `Framing`."""
-        pieces, start, view = [], 0, memoryview(data)
+        pieces: list[bytes] = []
+        start = 0
         while start < len(data) and not self.ended:
             if self.clear:
-                piece = view[start : start + self.clear]
+                piece = data[start : start + self.clear]
                 pieces.append(piece)
                 start += len(piece)
                 self.skip(len(piece))
             else:
                 start = self._feed_line(data, start)
+                start = self._feed_whole_chunks(data, start, pieces)
+        if pieces:
+            self.grain = len(data) // len(pieces)
         return b"".join(pieces), data[start:]
 
     def skip(self, count: int) -> None:
         """See `Framing`."""
         self.clear -= count
+
+    def _feed_whole_chunks(self, data: bytes, start: int, pieces: list[bytes]) -> int:
+        """Chunks that are all there, in few steps; whatever else comes is left to `_feed_line`."""
+        if self._take_line != self._begin_chunk:
+            return start
+        while match := _SIZE.match(data, start):
+            begin, size = match.end(), int(match[1], 16)
+            end = begin + size
+            next_start = end + len(_NEWLINE)
+            if not size or data[end:next_start] != _NEWLINE or begin - start > MAX_LINE_BYTES:
+                break
+            pieces.append(data[begin:end])
+            start = next_start
+        return start
 
     def _feed_line(self, data: bytes, start: int) -> int:
         """A line or a part of one; where it ends in the data."""
@@ -145,6 +170,11 @@ class Body:
         return self._framing.clear
 
     @property
+    def grain(self) -> int:
+        """The mean size in bytes of the pieces in which data came lately."""
+        return self._framing.grain
+
+    @property
     def ended(self) -> bool:
         """Whether it is complete."""
         return self._framing.ended
@@ -176,8 +206,6 @@ class Receiver(BaseProtocol):
 
     def receive(self, data: bytes) -> None:
         """Take what came on the connection: heads and bodies in turn."""
-        if len(data) >= FULL_READ_BYTES and self.transport is not None:
-            self.transport.max_size = MOST_READ_BYTES  # type: ignore[attr-defined]
         for _ in range(HEADS_AT_ONCE):
             data = self._receive_body(data)
             head = _END_OF_HEAD.search(data, 0, MAX_HEAD_BYTES)
@@ -187,6 +215,7 @@ class Receiver(BaseProtocol):
             data = data[head.end() :]
         if data := self._receive_body(data):
             self._parse_head(data)
+        self._limit_read()
 
     @property
     def clear(self) -> int:
@@ -211,6 +240,15 @@ class Receiver(BaseProtocol):
         if self.body is not None:
             self.body.skip(count)
             self._end_if_complete(self.body)
+            self._limit_read()
+
+    def _limit_read(self) -> None:
+        """How much to read next: a read is one turn of the loop, whatever there is to decode."""
+        if self.transport is not None:
+            size = FULL_READ_BYTES
+            if self.body is not None:
+                size = max(self.clear, self.body.grain * CHUNKS_IN_A_READ, LEAST_READ_BYTES)
+            self.transport.max_size = min(size, MOST_READ_BYTES)  # type: ignore[attr-defined]
 
     def _receive_body(self, data: bytes) -> bytes:
         """What belongs to no body."""

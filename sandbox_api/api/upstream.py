@@ -19,7 +19,7 @@ from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from sandbox_api.api.bodies import Receiver
+from sandbox_api.api.bodies import LEAST_READ_BYTES, Receiver
 from sandbox_api.api.relay import relay
 from sandbox_api.errors import UnavailableError, UpstreamError, os_reason
 
@@ -48,6 +48,11 @@ class AppConnection(Receiver, ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._latest: tuple[RawResponseMessage | None, StreamReader] = (None, EMPTY_PAYLOAD)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Read little at first: behind the head there may be small chunks."""
+        super().connection_made(transport)
+        transport.max_size = LEAST_READ_BYTES  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         """What the app sends."""

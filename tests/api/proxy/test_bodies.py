@@ -75,6 +75,45 @@ def test_a_part_is_no_end(chunks: list[tuple[str, bytes]], count: int) -> None:
     assert framing.ended == (count >= len(wire))
 
 
+NOISE = st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"0", b"1", b"g", b";", b" ", b"0\r\n\r\n"])
+FAULTS = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3), NOISE), max_size=3)
+
+
+def outcome(wire: bytes, cuts: list[int]) -> object:
+    """All that can be told of a body by who feeds it; None where it is malformed."""
+    framing = Chunked()
+    try:
+        got = feed(framing, wire, cuts, skips=False)
+    except MalformedBodyError:
+        return None
+    return got, framing.ended, framing.clear
+
+
+@given(CHUNKS, TRAILERS, CUTS, FAULTS)
+def test_whole_chunks_are_as_chunks_in_pieces(
+    chunks: list[tuple[str, bytes]],
+    trailers: bytes,
+    cuts: list[int],
+    faults: list[tuple[int, int, bytes]],
+) -> None:
+    """Byte by byte no chunk is ever whole: what takes them at once is no less strict than that."""
+    wire = in_chunks(chunks, trailers)
+    for where, count, noise in faults:
+        place = where % (len(wire) + 1)
+        wire = wire[:place] + noise + wire[place + count :]
+    assert outcome(wire, cuts) == outcome(wire, [1] * len(wire))
+
+
+def test_whole_chunks_take_one_step_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but a match: of small ones, a read holds thousands."""
+    framing = Chunked()
+    lines = Mock(wraps=framing._feed_line)
+    monkeypatch.setattr(framing, "_feed_line", lines)
+    data, rest = framing.feed(b"1\r\na\r\n" * 1000 + b"1;x=y\r\na\r\n" + b"0\r\n\r\n")
+    assert (len(data), rest) == (1001, b"")
+    assert lines.call_count == 4  # the first one's two, and the two of the end
+
+
 @pytest.mark.parametrize(
     "wire",
     [
@@ -96,6 +135,7 @@ def test_a_part_is_no_end(chunks: list[tuple[str, bytes]], count: int) -> None:
         b"0\r\n\n",
         b"0\r\nX: y\n\r\n",
         b"1;" + b"a" * MAX_LINE_BYTES,
+        b"1\r\na\r\n1;" + b"a" * MAX_LINE_BYTES + b"\r\na\r\n0\r\n\r\n",
         b"0\r\n" + b"X: y\r\n" * MAX_TRAILER_BYTES,
     ],
 )

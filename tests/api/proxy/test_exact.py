@@ -321,3 +321,34 @@ async def test_no_server_timing_of_ours(app_client: AppClient, recorder: SimpleN
     client = await app_client(processing_time=True)
     async with client.get(f"/port/{recorder.port}/") as answer:
         assert dict(answer.headers) == {"Content-Length": "2"}
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /nope HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n", 431),
+        (b"GET /nope HTTP/1.1\r\n" + b"X: y\r\n" * 300, 431),
+        (b"GET /nope?" + b"a" * 70_000 + b" HTTP/1.1\r\n", 414),
+        (b"GET /nope?" + b"a" * 60_000 + b" HTTP/1.1\r\nX: " + b"a" * 60_000 + b"\r\n", 404),
+        (b"GET /nope HTTP/1.1\r\n" + b"X: y\r\n" * 200, 404),
+    ],
+)
+async def test_the_limits_on_a_head_are_the_same_after_a_body(
+    client: TestClient, start_raw: StartRaw, head: bytes, status: int
+) -> None:
+    """The parser that takes over behind a body has those of the first one."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(2)
+        writer.write(OK)
+        await writer.drain()
+
+    path = b"/port/%d/" % await start_raw(serve)
+    before = b"PUT " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
+    last = head + b"Host: x\r\nConnection: close\r\n\r\n"
+    alone = await exchange(client, last)
+    after = (await exchange(client, before + last)).partition(b"\r\n\r\nok")[2]
+    for answer in (alone, after):
+        assert int(answer.split()[1]) == status
+    assert alone.partition(b"\r\n\r\n")[2] == after.partition(b"\r\n\r\n")[2]

@@ -9,6 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from sandbox_api.api import relay
+from sandbox_api.api.bodies import FULL_READ_BYTES, LEAST_READ_BYTES, Chunked
 from sandbox_api.api.relay import BETWEEN_BYTES, SPLICED_BYTES
 from sandbox_api.core.splicing import PIPE_BYTES, Splice
 from tests.api.proxy.conftest import OK, StartRaw
@@ -271,3 +272,52 @@ async def test_an_app_that_stalls_stalls_the_client_alone(
         await eventually(stalled)
         assert (await client.get("/health")).status == 200
     go.set()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much was read at once of bodies in chunks."""
+    told: list[int] = []
+    decode = Chunked.feed
+
+    def feed(self: Chunked, data: bytes) -> tuple[bytes, bytes]:
+        told.append(len(data))
+        return decode(self, data)
+
+    monkeypatch.setattr(Chunked, "feed", feed)
+    return told
+
+
+@pytest.mark.parametrize("upload", [False, True])
+async def test_small_chunks_are_read_little_by_little(
+    client: TestClient, start_raw: StartRaw, reads: list[int], *, upload: bool
+) -> None:
+    """Each takes its time: where they are small, few are read at once, from the second read on.
+
+    From an app, from the first one on.
+    """
+    data = DATA[:100_000]
+    wire = in_chunks(data, 1)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received = await reader.readuntil(b"\r\n\r\n")
+        if upload:
+            assert await read_body(reader, received) == data
+            writer.write(OK)
+        else:
+            writer.write(head + wire)
+        await writer.drain()
+
+    path = f"/port/{await start_raw(serve)}/"
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    method, framing = ("PUT", "Transfer-Encoding: chunked\r\n") if upload else ("GET", "")
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{framing}\r\n".encode())
+    if upload:
+        writer.write(wire)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert await read_body(reader, answer) == (b"ok" if upload else data)
+    writer.close()
+    assert len(reads) > len(wire) // FULL_READ_BYTES
+    assert max(reads[1:] if upload else reads) <= LEAST_READ_BYTES
