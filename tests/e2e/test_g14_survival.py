@@ -49,15 +49,21 @@ def test_g14_a_loop_that_prints_numbers(sandbox: Sandbox, tmp_path: Path) -> Non
         assert (ended["status"], ended["exitCode"]) == ("failed", 3)
 
 
-def test_g14_a_flood_over_many_kills(sandbox: Sandbox) -> None:
-    """Killed while it moves bytes and writes marks, whatever the moment: both streams are whole."""
+def test_g14_a_flood_over_many_kills(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Killed while it moves bytes and writes marks, whatever the moment: both streams are whole.
+
+    The command outlives the kills: nobody holds its pipes yet when the first one comes.
+    """
+    stop = tmp_path / "stop"
     sandbox.run(
-        f"i=0; while [ $i -lt {FLOOD} ]; do echo $i; echo $i >&2; i=$((i+1)); done; sleep 0.5",
+        f"i=0; while [ $i -lt {FLOOD} ]; do echo $i; echo $i >&2; i=$((i+1)); done;"
+        f" while [ ! -e {stop} ]; do sleep 0.05; done",
         name="flood",
     )
     for moment in range(6):
         time.sleep(0.007 * moment)  # the moment of the kill is what is tested
         sandbox.restart()
+    stop.touch()
     lines = sandbox.stream("flood")
     assert lines["stdout"] == lines["stderr"] == numbers(FLOOD)
     order = [sandbox.open("GET", "/process/flood/logs/stream") for _ in range(2)]
