@@ -303,6 +303,7 @@ async def test_g10_exit_codes_under_load(engine: Engine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_g10_ten_thousand_exit_codes(engine: Engine) -> None:
     """10,000 fast exits, 16 at a time, each with its own code."""
     pairs = await _hammer(engine, 10_000)
@@ -328,6 +329,7 @@ def _children() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_g19_five_thousand_execs(open_engine: OpenEngine) -> None:
     """5,000 commands later memory, descriptors and threads are where they were after 500."""
     engine = await open_engine(max_records=500)
