@@ -54,7 +54,7 @@ def take_snapshot(target: Target, linked: bytes, items: list[Item], work: Path) 
     program.write_bytes(with_segments(linked, [bundle]))
     program.chmod(0o755)
     command = [*_emulator(target), "-0", "sandbox-api", str(program)]
-    # without arguments, variables and a directory: whatever it knows is in its memory
+    # without arguments, and in no directory of ours: whatever it knows is in its memory
     result = subprocess.run(command, env=ENVIRONMENT, cwd="/", capture_output=True, check=False)
     if result.returncode:
         raise BuildError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr!r}")

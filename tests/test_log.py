@@ -145,5 +145,8 @@ def test_an_end_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_threads(monkeypatch, 2)
     read_end, write_end = os.pipe()
     os.close(read_end)
-    with os.fdopen(write_end, "wb"), closing(LineWriter(write_end)) as writer:
-        writer.write(b"x\n")
+    with os.fdopen(write_end, "wb"):
+        with closing(LineWriter(write_end)) as writer:
+            writer.write(b"x\n")
+        with pytest.raises(BrokenPipeError):
+            os.write(write_end, b"x\n")

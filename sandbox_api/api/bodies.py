@@ -6,6 +6,7 @@ can be moved from socket to socket unseen (`relay.py`).
 """
 
 import re
+from abc import ABC, abstractmethod
 from typing import Any, Final, Protocol
 
 from aiohttp.base_protocol import BaseProtocol
@@ -194,7 +195,7 @@ class Body:
         self._framing.skip(count)
 
 
-class Receiver(BaseProtocol):
+class Receiver(BaseProtocol, ABC):
     """A connection that decodes bodies itself; mixed into aiohttp's protocols of both sides.
 
     A head is parsed by aiohttp alone. To cut what comes behind heads is harmless: a parser takes
@@ -270,17 +271,17 @@ class Receiver(BaseProtocol):
             self._renew_parser()
             body.content.feed_eof()
 
+    @abstractmethod
     def _parse_head(self, data: bytes) -> tuple[Any, StreamReader]:
         """Let aiohttp parse; the message that this completed, and its body, or (None, any)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _renew_parser(self) -> None:
         """aiohttp's parser still waits for the body: another one takes its place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fail_body(self, content: StreamReader, reason: str) -> None:
         """The body is malformed: whoever reads it is told, and the connection ends."""
-        raise NotImplementedError
 
 
 def _begin(

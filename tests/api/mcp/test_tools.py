@@ -429,7 +429,9 @@ async def test_g27_made_up_arguments_of_every_tool(app_client: OpenClient, tmp_p
     """Whatever fits a schema, or nearly, is answered by a result; the daemon lives."""
     (tmp_path / "work" / "f").write_text("text\n")
     async with providing() as service:
-        await _fuzz(await app_client(relace_api_key="k", relace_base_url=service.url))
+        client = await app_client(relace_api_key="k", relace_base_url=service.url)
+        await _fuzz(client)
+        assert (await client.get("/health")).status == 200
 
 
 async def _fuzz(client: TestClient) -> None:

@@ -238,9 +238,10 @@ async def test_a_slow_sender_is_not_waited_for(client: TestClient, start_raw: St
     head = b"PUT /port/%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n" % port
     async with asyncio.timeout(20):
         writer.write(head)
+        await reader.readuntil(b"\r\n\r\n")
         for word in (b"one", b"two", b"three"):
             writer.write(word)
-            await reader.readuntil(word)
+            assert await reader.readexactly(len(word)) == word
     writer.close()
 
 
