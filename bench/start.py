@@ -1,8 +1,9 @@
 """Start time, memory and size of daemons, beside each other in one run.
 
-    bench/start.py [-n 10] dist/sandbox-api-linux-amd64 ".venv/bin/python -m sandbox_api"
+    bench/start.py [-n 10] [--cold] dist/sandbox-api-linux-amd64 ".venv/bin/python -m sandbox_api"
 
-Start is from the spawn to the first answer of /health; PSS is that of the process after it.
+Start is from the spawn to the first answer of /health; PSS is that of the process after it. With
+`--cold` the kernel's page cache is emptied before each start, which only root can do.
 """
 
 import argparse
@@ -40,6 +41,13 @@ def measure(command: list[str]) -> tuple[float, ...]:
     return (up - started) * 1e3, cpu_ns / 1e6, int(pss.split()[1]) / 1e3, (ended - told) * 1e3
 
 
+def forget_files() -> None:
+    """Empty the kernel's page cache: proc_sys_vm(5)."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    subprocess.run(["/bin/true"], check=True)  # what every spawn reads is there again
+
+
 def wait_until_up(port: int) -> None:
     """Ask until there is an answer."""
     while True:
@@ -58,6 +66,7 @@ def main() -> None:
     """Alternate between the commands, so that a busy moment is everybody's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=10)
+    parser.add_argument("--cold", action="store_true")
     parser.add_argument("commands", nargs="+")
     arguments = parser.parse_args()
     commands = {command: shlex.split(command) for command in arguments.commands}
@@ -66,6 +75,8 @@ def main() -> None:
         measure(command)  # not counted: the page cache is cold
     for _ in range(arguments.n):
         for text, command in commands.items():
+            if arguments.cold:
+                forget_files()
             runs[text].append(measure(command))
     for text, values in runs.items():
         start, cpu, pss, stop = (statistics.median(column) for column in zip(*values, strict=True))
