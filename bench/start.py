@@ -2,8 +2,9 @@
 
     bench/start.py [-n 10] [--cold] dist/sandbox-api-linux-amd64 ".venv/bin/python -m sandbox_api"
 
-Start is from the spawn to the first answer of /health; PSS is that of the process after it. With
-`--cold` the kernel's page cache is emptied before each start, which only root can do.
+Listening and start are from the spawn to the first connection and to the first answer of /health;
+PSS is that of the process after it. With `--cold` the kernel's page cache is emptied before each
+start, which only root can do.
 """
 
 import argparse
@@ -13,14 +14,19 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 
 
 def measure(command: list[str]) -> tuple[float, ...]:
-    """To the first answer in ms, CPU until then in ms, PSS in MB, from SIGTERM to the end in ms."""
+    """To the first connection and to the first answer in ms, CPU until then in ms, PSS in MB, and
+    from SIGTERM to the end in ms.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as state:
@@ -29,7 +35,7 @@ def measure(command: list[str]) -> tuple[float, ...]:
         process = subprocess.Popen(
             [*command, "-p", str(port)], env=environment, stderr=subprocess.DEVNULL
         )
-        wait_until_up(port)
+        listening = wait_for_answer(port)
         up = time.perf_counter()
         cpu_ns = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
@@ -38,7 +44,8 @@ def measure(command: list[str]) -> tuple[float, ...]:
         process.send_signal(signal.SIGTERM)
         process.wait()
         ended = time.perf_counter()
-    return (up - started) * 1e3, cpu_ns / 1e6, int(pss.split()[1]) / 1e3, (ended - told) * 1e3
+    times_ms = ((one - started) * 1e3 for one in (listening, up))
+    return *times_ms, cpu_ns / 1e6, int(pss.split()[1]) / 1e3, (ended - told) * 1e3
 
 
 def forget_files() -> None:
@@ -48,18 +55,21 @@ def forget_files() -> None:
     subprocess.run(["/bin/true"], check=True)  # what every spawn reads is there again
 
 
-def wait_until_up(port: int) -> None:
-    """Ask until there is an answer."""
+def wait_for_answer(port: int) -> float:
+    """Connect until somebody listens and ask once; returns when that was."""
     while True:
         connection = HTTPConnection("127.0.0.1", port)
         try:
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
+            connection.connect()
         except ConnectionError:
-            time.sleep(0.001)
-        finally:
-            connection.close()
+            time.sleep(0.0002)
+            continue
+        listening = time.perf_counter()
+        with closing(connection):
+            connection.request("GET", "/health")
+            if connection.getresponse().status != HTTPStatus.OK:
+                sys.exit("/health did not answer 200")
+        return listening
 
 
 def main() -> None:
@@ -79,11 +89,13 @@ def main() -> None:
                 forget_files()
             runs[text].append(measure(command))
     for text, values in runs.items():
-        start, cpu, pss, stop = (statistics.median(column) for column in zip(*values, strict=True))
-        low, high = min(row[0] for row in values), max(row[0] for row in values)
+        listening, start, cpu, pss, stop = (
+            statistics.median(column) for column in zip(*values, strict=True)
+        )
+        low, high = min(row[1] for row in values), max(row[1] for row in values)
         print(
-            f"start {start:.0f} ms ({low:.0f}-{high:.0f})  CPU {cpu:.0f} ms  "
-            f"PSS {pss:.1f} MB  stop {stop:.0f} ms  {text}"
+            f"listening {listening:.1f} ms  start {start:.1f} ms ({low:.1f}-{high:.1f})  "
+            f"CPU {cpu:.0f} ms  PSS {pss:.1f} MB  stop {stop:.0f} ms  {text}"
         )
 
 

@@ -85,6 +85,8 @@ def make_interpreter(
     def make(directory: Path) -> None:
         tree = directory / "python"
         run("cp", "-a", source.tree, tree, cwd=directory)
+        for patch in source.patches:
+            run("patch", "--strip=1", "--fuzz=0", f"--input={patch}", cwd=tree)
         log = directory / "log"
         env = {**toolchain.env, **_variables(libraries)}
         run("./configure", *_options(toolchain, libraries, native), cwd=tree, env=env, log=log)
@@ -106,6 +108,7 @@ def make_interpreter(
         THREAD_STACK_BYTES,
         XATTR_FLAGS,
         LEFT_OUT,
+        *source.patches,
         code,
     ]
     made = cache.step(f"python-{toolchain.target.arch}", inputs, make)

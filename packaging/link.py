@@ -11,7 +11,18 @@ from sources import Source
 from target import C_FLAGS, Toolchain
 
 # Ours, and in place of functions of the C library and of OpenSSL
-OWN = ("main", "bundle", "snapshot", "allocator", "trim", "clock", "dl", "strerror", "trust")
+OWN = (
+    "main",
+    "bundle",
+    "snapshot",
+    "immortal",
+    "allocator",
+    "trim",
+    "clock",
+    "dl",
+    "strerror",
+    "trust",
+)
 
 
 def link(

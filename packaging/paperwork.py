@@ -58,8 +58,8 @@ def collect(
 
 def _from_debian(sources: Mapping[str, Source]) -> Iterator[Component]:
     for name, source in sources.items():
-        text = source.tree / "debian/copyright"
-        yield Component("deb", name, source.version, PINS["debian"][name]["licence"], (text,))
+        texts = (source.tree / "debian/copyright", *source.patches)  # the licence of Python asks so
+        yield Component("deb", name, source.version, PINS["debian"][name]["licence"], texts)
 
 
 def _from_zig(builder: Builder) -> Iterator[Component]:

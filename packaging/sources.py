@@ -32,6 +32,11 @@ class Source:
     version: str
     tree: Path
 
+    @property
+    def patches(self) -> list[Path]:
+        """What we change in it, for whoever builds it to apply: each says what it is for."""
+        return sorted((HERE / "patches" / self.name).glob("*.patch"))
+
 
 def fetch_debian(cache: Cache) -> dict[str, Source]:
     """Debian's source packages of sources.toml by name, unpacked and patched.

@@ -93,7 +93,7 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         with bind(settings.port) as listener:
             gc.freeze()  # what was imported stays: the collector need not look at it again
             _prepare_process()
-            asyncio.run(_serve(runner, listener))
+            asyncio.run(_serve(runner, listener, lines))
     except SandboxError as exc:
         log.critical("%s", exc.message)
         return EXIT_FAILED
@@ -186,16 +186,17 @@ def _stop_by_signal() -> asyncio.Event:
     return told_to_stop
 
 
-async def _serve(runner: Runner, listener: socket.socket) -> None:
+async def _serve(runner: Runner, listener: socket.socket, lines: LineWriter) -> None:
     told_to_stop = _stop_by_signal()
     try:
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
         site = await runner.serve(listener, BACKLOG)
-        build.trim_memory()  # before the first line of the log, which starts a thread
-        port = listener.getsockname()[1]
-        log.info("listening on port %d", port, extra={"port": port, "version": __version__})
-        log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
+        with lines.held():  # while other threads run, little can be given back
+            port = listener.getsockname()[1]
+            log.info("listening on port %d", port, extra={"port": port, "version": __version__})
+            log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
+            build.trim_memory()
         await told_to_stop.wait()
         log.info("told to stop")
         if os.getpid() == 1:  # the kernel ends all others with us: give them time to end well

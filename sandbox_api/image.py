@@ -1,15 +1,21 @@
 """What the one-file build does before it takes an image of the process that every daemon starts as.
 
-Then all that is imported when it is first used is there, and libraries have filled their caches.
-Nothing has happened that belongs to one process or machine (tests/test_imports.py): the client of
+Then all that is imported when it is first used is there, and the daemon has been up a few times:
+the interpreter has adapted its code to what a start does, and libraries have filled their caches.
+Nothing of it stays that belongs to one process or machine (tests/test_imports.py): the client of
 aiohttp is left out, for it makes TLS contexts with the certificates of the machine.
 """
 
+import asyncio
+import gc
 import logging
 import platform
+import socket
+from functools import lru_cache
 from importlib import import_module
 from typing import Final
 
+from sandbox_api.api.server import Runner
 from sandbox_api.app import create_app
 from sandbox_api.settings import Settings
 
@@ -20,12 +26,41 @@ LATER: Final = (
     "rapidfuzz.process",
     "sandbox_api.api.mcp.server",
 )
+REHEARSALS: Final = 12  # a function is adapted after eight calls (CPython's pycore_code.h)
 
 
 def prepare() -> None:
-    """Import what is imported later, and do once what each start does without any effect."""
+    """Import what is imported later, and start and stop the daemon without leaving a trace."""
     for name in LATER:
         import_module(name)
-    create_app(Settings())
+    logging.disable()
+    for _ in range(REHEARSALS):
+        asyncio.run(_rehearse())
+        _forget()
+    logging.disable(logging.NOTSET)
     logging.LogRecord("", logging.INFO, "", 0, "%d", (1,), None)
     vars(platform)["_uname_cache"] = None  # it holds the name of the build machine
+
+
+def _forget() -> None:
+    """What functools remembers is the rehearsal's: its application, its time."""
+    cached_function = type(lru_cache(repr))
+    for one in gc.get_objects():
+        if isinstance(one, cached_function):
+            one.cache_clear()
+    gc.collect()
+
+
+async def _rehearse() -> None:
+    """One life of a daemon that has no directory."""
+    runner = Runner(create_app(Settings(state_dir="/dev/null")), access_lines=lambda _: None)
+    await runner.setup()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        try:
+            await runner.serve(listener, 1)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+        finally:
+            await runner.cleanup()

@@ -12,8 +12,8 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 MAX_BUFFER_BYTES = 4 << 20
@@ -47,6 +47,7 @@ class LineWriter:
         self._size_bytes = 0
         self._dropped = 0
         self._closed = False
+        self._held = False
         self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
@@ -57,10 +58,23 @@ class LineWriter:
                 return
             self._lines.append(line)
             self._size_bytes += len(line)
-            if self._thread is None:
+            if self._thread is not None:
+                if len(self._lines) == 1:
+                    self._changed.notify()
+            elif not self._held:
                 self._start()
-            elif len(self._lines) == 1:
-                self._changed.notify()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Start no thread while the context lasts: lines wait, unless there is a thread already."""
+        self._held = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held = False
+                if self._thread is None and self._lines:
+                    self._start()
 
     def _start(self) -> None:
         # a daemon thread: a reader that never reads must not keep the process from ending

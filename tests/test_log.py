@@ -51,6 +51,24 @@ def test_a_line_is_an_object_with_sorted_keys() -> None:
     assert second["level"] == "fatal"
 
 
+def test_lines_that_are_held_wait_for_their_thread() -> None:
+    """None starts meanwhile; afterwards all lines come, without another one or an end."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as pipe, os.fdopen(write_end, "wb"):
+        writer = LineWriter(write_end)
+        with closing(writer):
+            threads = threading.active_count()
+            with writer.held():
+                writer.write(b"one\n")
+                writer.write(b"two\n")
+                assert threading.active_count() == threads
+                assert select.select([pipe], [], [], 0)[0] == []
+            assert pipe.read(8) == b"one\ntwo\n"
+            with writer.held():  # there is a thread by now
+                writer.write(b"three\n")
+                assert pipe.read(6) == b"three\n"
+
+
 def test_a_traceback_is_a_field() -> None:
     """One line even for an exception."""
 

@@ -71,6 +71,16 @@ static PyObject *bundle_data(PyObject *self, PyObject *argument)
     return PyBytes_FromStringAndSize(start_of(entry), entry->size);
 }
 
+/* make_immortal(objects): these of a list, and all that they refer to, are never freed. */
+static PyObject *bundle_make_immortal(PyObject *self, PyObject *objects)
+{
+    if (!PyList_Check(objects))
+        return PyErr_Format(PyExc_TypeError, "a list is needed, not %R", objects);
+    if (!make_immortal(&PyList_GET_ITEM(objects, 0), PyList_GET_SIZE(objects)))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 /* trim_memory(): what only the start needed goes back. */
 static PyObject *bundle_trim_memory(PyObject *self, PyObject *ignored)
 {
@@ -82,6 +92,7 @@ static PyMethodDef methods[] = {
     {"find", bundle_find, METH_O, NULL},
     {"code", bundle_code, METH_O, NULL},
     {"data", bundle_data, METH_O, NULL},
+    {"make_immortal", bundle_make_immortal, METH_O, NULL},
     {"trim_memory", bundle_trim_memory, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -33,6 +33,10 @@ void prepare_dump(void);                    /* before anything is opened */
 int dump(void);                             /* to standard output; 0, or 1 and a message */
 int resume(char **argv);                    /* the interpreter, in a process of its own; 0: failed */
 
+/* immortal.c */
+struct _object;
+int make_immortal(struct _object *const *objects, size_t count); /* and what they refer to; 0: no memory */
+
 /* trim.c */
 void trim_memory(void);
 

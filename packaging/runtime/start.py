@@ -57,6 +57,7 @@ def preload():
         sys.stderr.write(f"not fit for a snapshot: {threading.enumerate()}\n")
         return 1
     gc.collect()
+    _bundle.make_immortal(gc.get_objects())
     gc.freeze()
     return 0
 

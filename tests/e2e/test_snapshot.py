@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -279,21 +281,34 @@ def end(daemon: "subprocess.Popen[bytes]") -> None:
     assert daemon.wait(30) == 0, rest
 
 
-@pytest.mark.timeout(600)
-def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
-    """Eight clients at a time; afterwards it holds no more than after the first thousand."""
+@contextmanager
+def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A daemon that keeps its state there; the port stands in `port` of its directory."""
     environment = {
         **LAUNCH,
-        "SANDBOX_STATE_DIR": str(tmp_path / "state"),
+        "SANDBOX_STATE_DIR": str(directory / "state"),
         "SANDBOX_MAX_RECORDS": "100",
     }
     with subprocess.Popen(
-        [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+        [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=directory
     ) as daemon:
-        port = listening_port(daemon)
+        (directory / "port").write_text(str(listening_port(daemon)))
         assert daemon.stderr is not None
         log = threading.Thread(target=daemon.stderr.read)  # a full pipe must not be what is tested
         log.start()
+        try:
+            yield daemon
+        finally:
+            daemon.terminate()
+            log.join(30)
+        assert daemon.wait(30) == 0
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
+    """Eight clients at a time; afterwards it holds no more than after the first thousand."""
+    with running(tmp_path) as daemon:
+        port = int((tmp_path / "port").read_text())
 
         def request(number: int) -> int:
             path = f"/filesystem/{tmp_path}/{number % 16}.txt"
@@ -317,9 +332,28 @@ def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
         assert descriptors <= before[0] + 8  # connections that are kept alive
         assert threads <= before[1] + 2
         assert resident_kb < before[2] + 16 * 1024
-        daemon.terminate()
-        log.join(30)
-        assert daemon.wait(30) == 0
+
+
+@pytest.mark.timeout(600)
+def test_g19_five_thousand_commands(tmp_path: Path) -> None:
+    """Afterwards it holds what it held after five hundred."""
+    with running(tmp_path) as daemon:
+        port = int((tmp_path / "port").read_text())
+
+        def execute(number: int) -> object:
+            body = json.dumps({"command": f"echo {number}; exit 3", "waitForCompletion": True})
+            status, reply = ask(port, "POST", "/process", body)
+            answer = json.loads(reply)
+            return status, answer["exitCode"], answer["stdout"] == f"{number}\n"
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(execute, range(500))) == {(200, 3, True)}
+            before = held(daemon.pid)
+            assert set(pool.map(execute, range(5000))) == {(200, 3, True)}
+        descriptors, threads, resident_kb = held(daemon.pid)
+        assert descriptors <= before[0] + 8  # connections that are kept alive
+        assert threads <= before[1] + 2
+        assert resident_kb < before[2] + 4 * 1024
 
 
 def held(pid: int) -> tuple[int, int, int]:
