@@ -17,8 +17,8 @@ from sandbox_api.core.regular import entry_status, follow_status
 from sandbox_api.core.searches.find import FindMatch, FindQuery, find
 from sandbox_api.core.searches.fuzzy import FuzzyMatch, FuzzyQuery, fuzzy
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
+from sandbox_api.core.searches.helpers import Helpers
 from sandbox_api.core.searches.matching import literal_matcher
-from sandbox_api.core.searches.prefilter import Helpers
 from sandbox_api.core.searches.until import Outcome, Until
 from sandbox_api.core.searches.worker import (
     WorkerEnd,
