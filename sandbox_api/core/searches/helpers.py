@@ -53,6 +53,12 @@ class Task(Generic[T]):
     def is_done(self) -> bool:
         return self._future.done()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for it, but not long; says whether it is done."""
+        with suppress(TimeoutError):
+            self._future.exception(seconds)
+        return self.is_done
+
     def result(self) -> T:
         """What comes of it; where no helper has begun, or will, it is done now."""
         try:

@@ -8,16 +8,17 @@ was installed without a C compiler.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import compress
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, TypeVar
 
 from sandbox_api.core.searches.helpers import Task, Team
 from sandbox_api.core.searches.matching import Required
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import Until
+from sandbox_api.core.walk import Entry
 
 try:
     from sandbox_api.core.searches import _native as native
@@ -28,12 +29,13 @@ BATCH: Final = 256  # entries that are looked at in one call
 _AHEAD = 3  # batches that wait for each helper
 _MOST_AHEAD = 32  # batches that are looked at before their turn
 
+E = TypeVar("E", bound=Entry)
 Entries = list[os.DirEntry[str]]
 
 
-def in_batches(runs: Iterable[Entries]) -> Iterator[Entries]:
+def in_batches(runs: Iterable[Sequence[E]]) -> Iterator[list[E]]:
     """The same entries, in lists of `BATCH`; the last one is shorter."""
-    waiting: Entries = []
+    waiting: list[E] = []
     for run in runs:
         waiting += run
         while len(waiting) >= BATCH:
@@ -97,7 +99,7 @@ def _looked_at(
             yield batch, task.result()
 
 
-def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
+def paths_in_order(scorer: Scorer, start: str) -> Callable[[Sequence[Entry]], list[Entry]]:
     """Tells the entries whose paths hold the characters of a query in order.
 
     Args:
@@ -110,7 +112,7 @@ def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
     text, any_case = required
     cut_bytes = len(os.fsencode(start))
 
-    def look(entries: Entries) -> Entries:
+    def look(entries: Sequence[Entry]) -> list[Entry]:
         paths = [entry.path for entry in entries]
         flags = native.may_hold_in_order(paths, text, any_case, cut_bytes)
         return [entry for entry in compress(entries, flags) if holds(entry.path, cut)]

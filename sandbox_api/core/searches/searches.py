@@ -90,8 +90,8 @@ class Searches:
         def run(until: Until) -> Outcome[FuzzyMatch]:
             with attempt(WALKING):
                 _require_directory(location)
-                with operation("open", location.absolute):
-                    return fuzzy(location.absolute, query, until)
+                with operation("open", location.absolute), self._helpers.some() as count:
+                    return fuzzy(location.absolute, query, until, helpers=count)
 
         try:
             return await self.run(run)
