@@ -5,11 +5,12 @@ Everything here blocks: run it on file threads.
 
 import heapq
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from sandbox_api.core.ignores import Ignores, ignores_above, ignores_of
 from sandbox_api.core.mounts import kernel_mounts_below
@@ -26,8 +27,29 @@ _CHECK_EVERY = 1024  # entries of one directory between two looks whether to sto
 
 _name = attrgetter("name")
 
-Run = tuple[bool, list[os.DirEntry[str]]]
+
+class Entry(Protocol):
+    """What a walk has to know of an entry; `os.DirEntry` says all of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def is_dir(self, *, follow_symlinks: bool) -> bool: ...
+
+
+E = TypeVar("E", bound=Entry)
+Run = tuple[bool, Sequence[E]]
 """Some entries, and whether they are directories: then it is one."""
+
+Unread = list[tuple[str, Ignores | None]]
+"""Paths of directories that are to be read, and the rules of those that they are in."""
+
+Pieces = Iterator[Sequence[Entry]]
+"""What is in one directory; raises OSError where it cannot be read, or is a link."""
+
+Listings = Callable[[Unread], Generator[tuple[str, Ignores | None, Pieces]]]
+"""Takes directories out of a list and reads them, until it is empty; meanwhile more come in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +69,7 @@ class WalkScope:
 
 
 class Walk:
-    """One walk, depth first and bytewise by name; iterate over it once.
+    """One walk, depth first and bytewise by name unless order does not matter; to be taken once.
 
     A directory is shown before what is in it. Links are shown and never followed, names of ours are
     not shown. A directory that cannot be read is shown and not entered; nor is one on which a file
@@ -57,10 +79,8 @@ class Walk:
         root: absolute; where to begin. It is not shown.
         scope: what is left out.
         stopped: asked now and then whether to end early.
-        ordered: whether the order matters; without it, it is that of the file system, and faster.
 
     Attributes:
-        stopped: as it was given.
         unreadable: how many directories could not be read so far.
     """
 
@@ -69,14 +89,11 @@ class Walk:
         root: str,
         scope: WalkScope | None = None,
         stopped: Callable[[], bool] = lambda: False,
-        *,
-        ordered: bool = True,
     ) -> None:
         self.unreadable = 0
         self._root = root
         self._scope = scope or WalkScope()
-        self.stopped = stopped
-        self._ordered = ordered
+        self._stopped = stopped
         self._closed: Container[str] = ()
         self._ignores = [ignores_above(root) if self._scope.gitignore else None]
 
@@ -89,7 +106,7 @@ class Walk:
         for _, entries in self.runs():
             yield from entries
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Generator[Run[os.DirEntry[str]]]:
         """The entries in runs: one directory, or what is none and stands side by side.
 
         Raises:
@@ -99,7 +116,7 @@ class Walk:
         levels = [_runs(self._read(self._root), excluded)]
         self._closed = kernel_mounts_below(self._root)
         while levels:
-            if self.stopped():
+            if self._stopped():
                 return
             for run in levels[-1]:
                 yield run
@@ -109,6 +126,40 @@ class Walk:
             else:
                 levels.pop()
                 self._ignores.pop()
+
+    def unordered(self, listings: Listings) -> Generator[Run[Entry]]:
+        """The same runs in any order, but for a directory before what is in it: that is faster.
+
+        Args:
+            listings: reads the directories below the root.
+
+        Raises:
+            OSError: the root cannot be read.
+        """
+        unread: Unread = []
+        self._closed = kernel_mounts_below(self._root)
+        yield from self._spread(self._root, self._ignores[-1], scan(self._root), unread)
+        with closing(listings(unread)) as below:
+            for path, above, pieces in below:
+                if self._stopped():
+                    return
+                try:
+                    yield from self._spread(path, above, pieces, unread)
+                except OSError:
+                    self.unreadable += 1
+
+    def _spread(
+        self, path: str, above: Ignores | None, pieces: Iterable[Sequence[E]], unread: Unread
+    ) -> Iterator[Run[E]]:
+        """The runs of one directory; those in it that are to be entered are added to `unread`."""
+        ignores = ignores_of(path, above) if self._scope.gitignore else None
+        for some in pieces:
+            if self._stopped():
+                return
+            for run in _runs(iter(self._shown(some, ignores)), self._scope.exclude_directories):
+                yield run
+                if run[0] and (below := run[1][0].path) not in self._closed:
+                    unread.append((below, ignores))
 
     def _read_below(self, path: str) -> Iterator[os.DirEntry[str]]:
         if path not in self._closed:
@@ -123,19 +174,14 @@ class Walk:
         """What is shown of a directory, in order; the rules that hold in it become the last."""
         ignores = ignores_of(path, self._ignores[-1]) if self._scope.gitignore else None
         entries: list[os.DirEntry[str]] = []
-        with os.scandir(path) as scan:
-            while len(some := list(islice(scan, _CHECK_EVERY))) == _CHECK_EVERY:
-                entries += self._shown(some, ignores)
-                if self.stopped():
-                    break
-            else:
-                entries += self._shown(some, ignores)
+        for some in scan(path):
+            entries += self._shown(some, ignores)
+            if len(some) == _CHECK_EVERY and self._stopped():
+                break
         self._ignores.append(ignores)
-        return by_name(entries) if self._ordered else iter(entries)
+        return by_name(entries)
 
-    def _shown(
-        self, entries: list[os.DirEntry[str]], ignores: Ignores | None
-    ) -> list[os.DirEntry[str]]:
+    def _shown(self, entries: Sequence[E], ignores: Ignores | None) -> Sequence[E]:
         """Which of some entries are shown, but for excluded directories, which `_runs` leaves out.
 
         Most often all of them are: that is seen without a look at each.
@@ -149,7 +195,19 @@ class Walk:
         return entries
 
 
-def _runs(entries: Iterator[os.DirEntry[str]], excluded: Container[str]) -> Iterator[Run]:
+def scan(path: str) -> Generator[list[os.DirEntry[str]]]:
+    """What is in a directory, in pieces.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with os.scandir(path) as entries:
+        while len(some := list(islice(entries, _CHECK_EVERY))) == _CHECK_EVERY:
+            yield some
+        yield some
+
+
+def _runs(entries: Iterator[E], excluded: Container[str]) -> Iterator[Run[E]]:
     """The runs of one directory, in order, without the directories of certain names."""
     while some := list(islice(entries, _RUN)):
         begin = 0
@@ -163,7 +221,7 @@ def _runs(entries: Iterator[os.DirEntry[str]], excluded: Container[str]) -> Iter
             yield False, some[begin:]
 
 
-def _directories(entries: list[os.DirEntry[str]]) -> list[int]:
+def _directories(entries: Sequence[E]) -> list[int]:
     """The places of the directories among some entries."""
     try:
         return [n for n, entry in enumerate(entries) if entry.is_dir(follow_symlinks=False)]
@@ -171,13 +229,13 @@ def _directories(entries: list[os.DirEntry[str]]) -> list[int]:
         return [n for n, entry in enumerate(entries) if is_directory(entry)]
 
 
-def _is_ignored(entry: os.DirEntry[str], ignores: Ignores | None) -> bool:
+def _is_ignored(entry: Entry, ignores: Ignores | None) -> bool:
     if entry.name == ".git":
         return True
     return ignores is not None and ignores.ignore(entry.path, entry.name, is_directory(entry))
 
 
-def is_directory(entry: os.DirEntry[str]) -> bool:
+def is_directory(entry: Entry) -> bool:
     """Whether an entry is a directory itself; False where the system does not tell."""
     try:
         return entry.is_dir(follow_symlinks=False)

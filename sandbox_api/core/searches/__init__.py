@@ -6,7 +6,10 @@
 | `find` | names |
 | `fuzzy`, `scoring`, `letters` | characters of a path in order; how well they fit; either case |
 | `grep`, `lines`, `matching` | content of files; its lines; which of them match |
-| `prefilter`, `_native` | a quick "no" for most files and paths; its part in C, which may lack |
+| `prefilter` | a quick "no" for most files and paths |
+| `listings` | directories that are read many at once, ahead of a walk |
+| `_native` | the part of both that is in C, which may lack |
+| `helpers` | threads that do so on other cores |
 | `worker` | the process that applies regular expressions, which may never end |
 | `until` | when a search ends early, and what it then has |
 

@@ -4,18 +4,21 @@ Everything here blocks: run it on search threads.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
 from sandbox_api.core.metadata import raw_path
 from sandbox_api.core.paths import printable
 from sandbox_api.core.patterns import compile_patterns
+from sandbox_api.core.searches.listings import listings
 from sandbox_api.core.searches.prefilter import in_batches, paths_in_order
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import MOST_MATCHES, Outcome, Until
-from sandbox_api.core.walk import Walk, WalkScope, is_directory
+from sandbox_api.core.walk import Entry, Run, Walk, WalkScope, is_directory
 
 MIN_LIKENESS: Final = 75  # of 100
 MOST_LOST: Final = 2  # characters that a name may be shorter than the query it is like
@@ -125,13 +128,14 @@ class _Likeness:
             self.best.add(round(likeness), len(path), path, directory)
 
 
-def fuzzy(root: str, query: FuzzyQuery, until: Until) -> Outcome[FuzzyMatch]:
+def fuzzy(root: str, query: FuzzyQuery, until: Until, *, helpers: int = 0) -> Outcome[FuzzyMatch]:
     """All entries that hold the query's characters in order, the best first.
 
     Args:
         root: absolute; a directory, which is no entry itself.
         query: what is looked for.
         until: when to end early.
+        helpers: how many threads may read directories beside the one that calls.
 
     Raises:
         OSError: the root cannot be read.
@@ -140,8 +144,11 @@ def fuzzy(root: str, query: FuzzyQuery, until: Until) -> Outcome[FuzzyMatch]:
     limit = query.limit or MOST_MATCHES
     best = _Best(limit)
     likeness = _Likeness(query.text, limit) if query.approximate else None
-    walk = Walk(root, query.scope, until, ordered=query.plain)  # else ties go by the path
-    _collect(walk, root, query, best, likeness)
+    walk = Walk(root, query.scope, until)
+    # else ties go by the path
+    runs = walk.runs() if query.plain else walk.unordered(partial(listings, helpers=helpers))
+    with closing(runs):
+        _collect(runs, until, root, query, best, likeness)
     found = [_match(one, approximate=False) for one in best.take(limit)]
     count = best.count
     if likeness is not None:
@@ -154,13 +161,18 @@ def fuzzy(root: str, query: FuzzyQuery, until: Until) -> Outcome[FuzzyMatch]:
 
 
 def _collect(
-    walk: Walk, root: str, query: FuzzyQuery, best: _Best, likeness: _Likeness | None
+    runs: Iterable[Run[Entry]],
+    until: Until,
+    root: str,
+    query: FuzzyQuery,
+    best: _Best,
+    likeness: _Likeness | None,
 ) -> None:
     """Sort out which entries match, and how well. The first test is that which most do not pass."""
     scorer, fits = Scorer(query.text, plain=query.plain), compile_patterns(query.patterns)
     holds, start = scorer.holds, root.rstrip("/") + "/"
     cut, holding = len(start), paths_in_order(scorer, start)
-    for batch in in_batches(entries for _, entries in walk.runs()):
+    for batch in in_batches(entries for _, entries in runs):
         for entry in batch if likeness is not None else holding(batch):
             path, directory = entry.path[cut:], is_directory(entry)
             if fits is not None and not fits.fit(entry.name, path):
@@ -170,7 +182,7 @@ def _collect(
                 continue
             tie = best.count if query.plain else len(path)  # the walk's order, or the shorter one
             best.add(scorer.score(path), tie, path, directory)
-            if best.count % _CHECK_EVERY == 0 and walk.stopped():
+            if best.count % _CHECK_EVERY == 0 and until():
                 return
 
 

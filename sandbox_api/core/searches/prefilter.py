@@ -8,17 +8,17 @@ was installed without a C compiler.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.thread import BrokenThreadPool
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import compress
-from threading import Semaphore
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, TypeVar
 
+from sandbox_api.core.searches.helpers import Task, Team
 from sandbox_api.core.searches.matching import Required
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import Until
+from sandbox_api.core.walk import Entry
 
 try:
     from sandbox_api.core.searches import _native as native
@@ -26,17 +26,16 @@ except ImportError:
     native = None  # type: ignore[assignment]
 
 BATCH: Final = 256  # entries that are looked at in one call
-MOST_HELPERS: Final = 3
-HELPER_NICENESS: Final = 5  # what else runs comes first: on Linux this is for one thread
 _AHEAD = 3  # batches that wait for each helper
 _MOST_AHEAD = 32  # batches that are looked at before their turn
 
+E = TypeVar("E", bound=Entry)
 Entries = list[os.DirEntry[str]]
 
 
-def in_batches(runs: Iterable[Entries]) -> Iterator[Entries]:
+def in_batches(runs: Iterable[Sequence[E]]) -> Iterator[list[E]]:
     """The same entries, in lists of `BATCH`; the last one is shorter."""
-    waiting: Entries = []
+    waiting: list[E] = []
     for run in runs:
         waiting += run
         while len(waiting) >= BATCH:
@@ -51,36 +50,10 @@ def can_tell(required: Required | None) -> TypeGuard[Required]:
     return native is not None and required is not None and len(required.text) <= native.MAX_TEXT
 
 
-class Helpers:
-    """Threads beside those of the searches, for all of these together: one for each core but one.
-
-    So a search that is alone has all cores, and many at once do not crowd out the event loop.
-    """
-
-    def __init__(self) -> None:
-        cores = len(os.sched_getaffinity(0))
-        self._free = Semaphore(min(cores - 1, MOST_HELPERS))
-
-    @contextmanager
-    def some(self) -> Iterator[int]:
-        """How many a search may start that lasts as long as the context."""
-        count = 0
-        try:
-            while self._free.acquire(blocking=False):
-                count += 1
-            yield count
-        finally:
-            for _ in range(count):
-                self._free.release()
-
-
 def files_worth_reading(
     runs: Iterable[Entries], required: Required, binary_bytes: int, until: Until, helpers: int
 ) -> Generator[Entries]:
     """The files that may hold a text, in the same order.
-
-    Helpers act as the user of the thread that calls: Linux gives a new thread the identity of the
-    one that starts it (credentials(7)).
 
     Args:
         runs: regular files.
@@ -111,54 +84,22 @@ def _looked_at(
 
     This thread looks itself while its helpers have enough to do, and where there can be none.
     """
-    looked_at: deque[tuple[Entries, Future[bytes]]] = deque()
-
-    def submit(batch: Entries) -> Future[bytes]:
-        nonlocal helpers
-        try:
-            return threads.submit(look, batch)
-        except RuntimeError:  # no more threads, or they have broken
-            helpers = 0
-            return _done(look(batch))
-
-    with ThreadPoolExecutor(max(1, helpers), "search-helper", _let_others_go_first) as threads:
-        try:
-            for batch in batches:
-                waiting = sum(not future.done() for _, future in looked_at)
-                is_theirs = waiting < helpers * _AHEAD
-                future = submit(batch) if is_theirs else _done(look(batch))
-                looked_at.append((batch, future))
-                while looked_at and (looked_at[0][1].done() or len(looked_at) > _MOST_AHEAD):
-                    batch, future = looked_at.popleft()  # noqa: PLW2901
-                    yield batch, _answer(future, look, batch)
-            while looked_at:
-                batch, future = looked_at.popleft()
-                yield batch, _answer(future, look, batch)
-        finally:
-            for _, future in looked_at:
-                future.cancel()
+    looked_at: deque[tuple[Entries, Task[bytes]]] = deque()
+    with Team(helpers) as team:
+        for batch in batches:
+            waiting = sum(not task.is_done for _, task in looked_at)
+            is_theirs = waiting < team.count * _AHEAD
+            work = partial(look, batch)
+            looked_at.append((batch, team.start(work) if is_theirs else Task(work)))
+            while looked_at and (looked_at[0][1].is_done or len(looked_at) > _MOST_AHEAD):
+                batch, task = looked_at.popleft()  # noqa: PLW2901
+                yield batch, task.result()
+        while looked_at:
+            batch, task = looked_at.popleft()
+            yield batch, task.result()
 
 
-def _let_others_go_first() -> None:
-    with suppress(OSError):  # a filter of system calls refuses it
-        os.nice(HELPER_NICENESS)
-
-
-def _answer(future: Future[bytes], look: Callable[[Entries], bytes], batch: Entries) -> bytes:
-    """What a look at a batch gives; this thread looks where no helper has begun, or will."""
-    try:
-        return look(batch) if future.cancel() else future.result()
-    except BrokenThreadPool:
-        return look(batch)
-
-
-def _done(flags: bytes) -> Future[bytes]:
-    future: Future[bytes] = Future()
-    future.set_result(flags)
-    return future
-
-
-def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
+def paths_in_order(scorer: Scorer, start: str) -> Callable[[Sequence[Entry]], list[Entry]]:
     """Tells the entries whose paths hold the characters of a query in order.
 
     Args:
@@ -171,7 +112,7 @@ def paths_in_order(scorer: Scorer, start: str) -> Callable[[Entries], Entries]:
     text, any_case = required
     cut_bytes = len(os.fsencode(start))
 
-    def look(entries: Entries) -> Entries:
+    def look(entries: Sequence[Entry]) -> list[Entry]:
         paths = [entry.path for entry in entries]
         flags = native.may_hold_in_order(paths, text, any_case, cut_bytes)
         return [entry for entry in compress(entries, flags) if holds(entry.path, cut)]

@@ -17,8 +17,8 @@ from sandbox_api.core.regular import entry_status, follow_status
 from sandbox_api.core.searches.find import FindMatch, FindQuery, find
 from sandbox_api.core.searches.fuzzy import FuzzyMatch, FuzzyQuery, fuzzy
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
+from sandbox_api.core.searches.helpers import Helpers
 from sandbox_api.core.searches.matching import literal_matcher
-from sandbox_api.core.searches.prefilter import Helpers
 from sandbox_api.core.searches.until import Outcome, Until
 from sandbox_api.core.searches.worker import (
     WorkerEnd,
@@ -90,8 +90,8 @@ class Searches:
         def run(until: Until) -> Outcome[FuzzyMatch]:
             with attempt(WALKING):
                 _require_directory(location)
-                with operation("open", location.absolute):
-                    return fuzzy(location.absolute, query, until)
+                with operation("open", location.absolute), self._helpers.some() as count:
+                    return fuzzy(location.absolute, query, until, helpers=count)
 
         try:
             return await self.run(run)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_api.core.searches import prefilter
+from sandbox_api.core.searches import listings, prefilter
 
 
 def make(root: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -23,4 +23,5 @@ def both(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "python":
             patch.setattr(prefilter, "native", None)
+            patch.setattr(listings, "native", None)
         yield

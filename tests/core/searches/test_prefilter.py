@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sandbox_api.core import linux
+from sandbox_api.core.searches import helpers as helpers_module
 from sandbox_api.core.searches import prefilter
 from sandbox_api.core.searches.grep import Grep, GrepMatch, GrepQuery
+from sandbox_api.core.searches.helpers import Helpers
 from sandbox_api.core.searches.matching import Required, literal_matcher
-from sandbox_api.core.searches.prefilter import Helpers, can_tell, files_worth_reading, in_batches
+from sandbox_api.core.searches.prefilter import can_tell, files_worth_reading, in_batches
 from sandbox_api.core.searches.scoring import Scorer
 from sandbox_api.core.searches.until import Until
 from tests.core.searches.conftest import make
@@ -311,7 +313,7 @@ def test_helpers_let_others_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     own = os.getpriority(os.PRIO_PROCESS, 0)
     grep(tmp_path, GrepQuery(text="needle"), helpers=1)
     grep(tmp_path, GrepQuery(text="needle"), helpers=0)
-    assert set(seen) == {(True, min(own + prefilter.HELPER_NICENESS, 19)), (False, own)}
+    assert set(seen) == {(True, min(own + helpers_module.HELPER_NICENESS, 19)), (False, own)}
 
 
 def refuse_threads(monkeypatch: pytest.MonkeyPatch, started: int) -> None:
@@ -351,9 +353,9 @@ def break_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
                 thread.join(DEADLINE_S)
         return original(flags)
 
-    original = vars(prefilter)["_done"]
-    monkeypatch.setattr(prefilter, "_let_others_go_first", fail)
-    monkeypatch.setattr(prefilter, "_done", done)
+    original = vars(helpers_module)["_done"]
+    monkeypatch.setattr(helpers_module, "_let_others_go_first", fail)
+    monkeypatch.setattr(helpers_module, "_done", done)
 
 
 @compiled

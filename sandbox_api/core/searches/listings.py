@@ -1,0 +1,102 @@
+"""Reads many directories in one call, and ahead of a walk, on other cores.
+
+The module `_native` does so without the interpreter's lock, while the walk looks at what was read
+before. What it does not know, and all where it is not there, is read one by one as in every walk.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Final, TypeVar
+
+from sandbox_api.core.searches.helpers import Task, Team
+from sandbox_api.core.walk import Pieces, scan
+
+try:
+    from sandbox_api.core.searches import _native as native
+except ImportError:
+    native = None  # type: ignore[assignment]
+
+BATCH: Final = 64  # directories that are read in one call
+_AHEAD = 2  # batches for each helper
+_PATIENCE_S = 0.002  # with a helper: most often a batch takes less than 1 ms
+
+T = TypeVar("T")
+_Answers = list[bytes | int | None]
+
+
+def listings(unread: list[tuple[str, T]], helpers: int) -> Generator[tuple[str, T, Pieces]]:
+    """Directories and what is in them, until none is left; those that come last are read first.
+
+    Args:
+        unread: paths, and what is told with them; emptied. More may be added at any time.
+        helpers: how many threads to start.
+    """
+    answered = _read_ahead(unread, helpers) if native is not None else _not_known(unread)
+    for batch, answers in answered:
+        for (path, more), answer in zip(batch, answers, strict=True):
+            yield path, more, _entries(path, answer)
+
+
+def _read_ahead(
+    unread: list[tuple[str, T]], helpers: int
+) -> Generator[tuple[list[tuple[str, T]], _Answers]]:
+    """Some directories at a time, and what the module says of them.
+
+    This thread waits for helpers that read, where they are not slow, even if it could do so itself:
+    between two batches they need the interpreter's lock, for which they would wait longer.
+    """
+    reading: deque[tuple[list[tuple[str, T]], Task[_Answers]]] = deque()
+    with Team(helpers) as team:
+        while unread or reading:
+            while unread and len(reading) < team.count * _AHEAD:
+                batch = _take(unread, team.count + 1)
+                reading.append((batch, team.start(_reading(batch))))
+            if unread and not (reading and reading[0][1].ends_within(_PATIENCE_S)):
+                batch = _take(unread, team.count + 1)
+                reading.appendleft((batch, Task(_reading(batch))))
+            batch, task = reading.popleft()
+            answers = task.result()
+            unread += batch[len(answers) :]
+            yield batch[: len(answers)], answers
+
+
+def _not_known(unread: list[T]) -> Generator[tuple[list[T], _Answers]]:
+    """The same without the module."""
+    while unread:
+        yield [unread.pop()], [None]
+
+
+def _take(unread: list[T], parts: int) -> list[T]:
+    """The last ones: a batch, or less where all would have too little to do."""
+    count = min(BATCH, -(-len(unread) // parts))
+    batch = unread[-count:]
+    del unread[-count:]
+    return batch
+
+
+def _reading(batch: list[tuple[str, T]]) -> Callable[[], _Answers]:
+    paths = os.fsencode("\0".join([path for path, _ in batch]))
+    return lambda: native.read_directories(paths)
+
+
+def _entries(path: str, answer: bytes | int | None) -> Pieces:
+    """What the module has read, as entries: some at a time, for that takes the lock."""
+    if answer is None:
+        yield from _scan(path)
+    elif isinstance(answer, int):
+        raise OSError(answer, os.strerror(answer), path)
+    else:
+        start, place = path + "/", 0
+        while place < len(answer):
+            entries, place = native.entries(answer, place, start)
+            yield entries
+
+
+def _scan(path: str) -> Pieces:
+    """What no module has read."""
+    for some in scan(path):
+        if os.path.islink(path):  # by which it was replaced: it was none when it was listed
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        yield some
