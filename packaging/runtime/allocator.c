@@ -1,7 +1,7 @@
 /* malloc for the whole program: dlmalloc, with pages from where a snapshot can take them.
 
-   While a snapshot is made all memory lies in one piece from HEAP_ADDRESS on, and none is given
-   back. The file that comes of it has this piece as a segment. There, and in a file without a
+   While a snapshot is made all memory lies in one piece from HEAP_ADDRESS on, of which the end alone
+   can be given back. The file that comes of it has this piece as a segment. There, and in a file without a
    snapshot, new pages come from mmap and go back by munmap; those of the segment may go back too. */
 #define _GNU_SOURCE
 #include <Python.h>
@@ -38,7 +38,12 @@ static void *take_pages(size_t size)
 
 static int give_pages_back(void *pages, size_t size)
 {
-    return BUNDLE->purpose == DUMP ? -1 : munmap(pages, size);
+    if (BUNDLE->purpose != DUMP)
+        return munmap(pages, size);
+    if ((char *)pages + size != next_page || munmap(pages, size) < 0)
+        return -1;
+    next_page = pages;
+    return 0;
 }
 
 static void *resize_pages(void *pages, size_t size, size_t new_size, int flags)
@@ -151,6 +156,7 @@ void fill_holes(void)
         } while (chunk < top);
         dlfree(chunk);
     }
+    dlmalloc_trim(0); /* what is free at the end need not be in the file */
 }
 
 void resume_allocator(void)
