@@ -287,7 +287,7 @@ def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
     environment = {
         **LAUNCH,
         "SANDBOX_STATE_DIR": str(directory / "state"),
-        "SANDBOX_MAX_RECORDS": "100",
+        "SANDBOX_MAX_PROCESS_RECORDS": "100",
     }
     with subprocess.Popen(
         [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=directory
