@@ -88,6 +88,7 @@ def _run(flags: Flags, lines: LineWriter) -> int:
         )
         if flags.mcp:
             _prepare_process()
+            lines.start()
             asyncio.run(_serve_stdio(runner))
             return 0
         with bind(settings.port) as listener:
@@ -192,11 +193,11 @@ async def _serve(runner: Runner, listener: socket.socket, lines: LineWriter) -> 
         await runner.setup()
         runner.app[HOST].reaper.reap_orphans()
         site = await runner.serve(listener, BACKLOG)
-        with lines.held():  # while other threads run, little can be given back
-            port = listener.getsockname()[1]
-            log.info("listening on port %d", port, extra={"port": port, "version": __version__})
-            log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
-            build.trim_memory()
+        port = listener.getsockname()[1]
+        log.info("listening on port %d", port, extra={"port": port, "version": __version__})
+        log.debug("settings", extra={"settings": runner.app[SETTINGS].masked()})
+        build.trim_memory()
+        lines.start()  # and not before: while a thread runs, little can be given back
         await told_to_stop.wait()
         log.info("told to stop")
         if os.getpid() == 1:  # the kernel ends all others with us: give them time to end well

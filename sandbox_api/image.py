@@ -15,6 +15,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Final
 
+from aiohttp import helpers
+
 from sandbox_api.api.server import Runner
 from sandbox_api.app import create_app
 from sandbox_api.settings import Settings
@@ -27,10 +29,15 @@ LATER: Final = (
     "sandbox_api.api.mcp.server",
 )
 REHEARSALS: Final = 12  # a function is adapted after eight calls (CPython's pycore_code.h)
+REHEARSAL_S: Final = 60.0  # an emulated processor is slow
 
 
 def prepare() -> None:
-    """Import what is imported later, and start and stop the daemon without leaving a trace."""
+    """Import what is imported later, and start and stop the daemon without leaving a trace.
+
+    Raises:
+        RuntimeError: the daemon did not answer as it should.
+    """
     for name in LATER:
         import_module(name)
     logging.disable()
@@ -43,24 +50,35 @@ def prepare() -> None:
 
 
 def _forget() -> None:
-    """What functools remembers is the rehearsal's: its application, its time."""
+    """What libraries remember of the rehearsal: its application, its time."""
     cached_function = type(lru_cache(repr))
     for one in gc.get_objects():
-        if isinstance(one, cached_function):
+        if type(one) is cached_function:
             one.cache_clear()
+    vars(helpers).update(_cached_current_datetime=None, _cached_formatted_datetime="")
     gc.collect()
 
 
 async def _rehearse() -> None:
-    """One life of a daemon that has no directory."""
+    """One life of a daemon that has no directory: it leaves nothing on the build's disk."""
     runner = Runner(create_app(Settings(state_dir="/dev/null")), access_lines=lambda _: None)
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         try:
             await runner.serve(listener, 1)
-            reader, writer = await asyncio.open_connection(*listener.getsockname())
-            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            await reader.read()
-            writer.close()
+            async with asyncio.timeout(REHEARSAL_S):
+                answer = await _ask(*listener.getsockname())
         finally:
             await runner.cleanup()
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"the daemon is not well: {answer!r}")
+
+
+async def _ask(host: str, port: int) -> bytes:
+    """The answer of /health, as it comes."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return await reader.read()
+    finally:
+        writer.close()

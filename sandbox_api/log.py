@@ -2,7 +2,8 @@
 
 A pipe that nobody reads must not stop the daemon, and stderr is shared with the `-c` command, so it
 cannot be made non-blocking. Hence one writer thread and a bounded buffer: what does not fit is
-dropped and counted, and the count is a log line of its own once there is room again.
+dropped and counted, and the count is a log line of its own once there is room again. A daemon that
+starts has no threads (build.trim_memory): meanwhile lines go out at once, where there is room.
 """
 
 import json
@@ -12,8 +13,8 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 MAX_BUFFER_BYTES = 4 << 20
@@ -37,9 +38,12 @@ class LineWriter:
     Args:
         fd: the descriptor; it stays open.
         max_buffer_bytes: how much may wait; lines beyond it are dropped and counted.
+        threaded: whether there may be a thread already; else not before `start`.
     """
 
-    def __init__(self, fd: int, max_buffer_bytes: int = MAX_BUFFER_BYTES) -> None:
+    def __init__(
+        self, fd: int, max_buffer_bytes: int = MAX_BUFFER_BYTES, *, threaded: bool = True
+    ) -> None:
         self._fd = fd
         self._max_buffer_bytes = max_buffer_bytes
         self._changed = threading.Condition()
@@ -47,34 +51,34 @@ class LineWriter:
         self._size_bytes = 0
         self._dropped = 0
         self._closed = False
-        self._held = False
+        self._threaded = threaded
         self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
         """Hand over one line; never waits for the descriptor."""
         with self._changed:
+            if not self._threaded and not self._lines:
+                line = _write_until(self._fd, line, time.monotonic())
             if self._size_bytes + len(line) > self._max_buffer_bytes:
                 self._dropped += 1
-                return
-            self._lines.append(line)
-            self._size_bytes += len(line)
-            if self._thread is not None:
-                if len(self._lines) == 1:
-                    self._changed.notify()
-            elif not self._held:
-                self._start()
+            elif line:
+                self._lines.append(line)
+                self._size_bytes += len(line)
+                self._wake()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Start no thread while the context lasts: lines wait, unless there is a thread already."""
-        self._held = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held = False
-                if self._thread is None and self._lines:
-                    self._start()
+    def start(self) -> None:
+        """From now on there may be a thread."""
+        with self._changed:
+            self._threaded = True
+            if self._lines:
+                self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is not None:
+            if len(self._lines) == 1:
+                self._changed.notify()
+        elif self._threaded:
+            self._start()
 
     def _start(self) -> None:
         # a daemon thread: a reader that never reads must not keep the process from ending
@@ -126,12 +130,17 @@ def _write_all(fd: int, data: bytes) -> None:
             return
 
 
-def _write_until(fd: int, data: bytes, end_s: float) -> None:
-    """Write what goes without waiting for longer than to a time of `time.monotonic`."""
+def _write_until(fd: int, data: bytes, end_s: float) -> bytes:
+    """Write what goes without waiting for longer than to a time of `time.monotonic`.
+
+    Returns:
+        What is left.
+    """
     view = memoryview(data)
     with suppress(OSError):
         while view and select.select([], [fd], [], max(0.0, end_s - time.monotonic()))[1]:
             view = view[os.write(fd, view[: select.PIPE_BUF]) :]  # so much fits (select(2))
+    return bytes(view)
 
 
 def json_line(level: str, message: str, **fields: object) -> bytes:
@@ -194,9 +203,9 @@ def start_logging(fd: int | None = None) -> LineWriter:
     """Send all logging, warnings included, to `fd` (stderr by default) as JSON lines.
 
     Returns:
-        The writer, to be closed at the end of the process.
+        The writer, to be started when there may be threads, and closed at the end of the process.
     """
-    writer = LineWriter(sys.stderr.fileno() if fd is None else fd)
+    writer = LineWriter(sys.stderr.fileno() if fd is None else fd, threaded=False)
     logging.basicConfig(level=logging.DEBUG, handlers=[JsonHandler(writer)], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

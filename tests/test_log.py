@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -51,22 +52,37 @@ def test_a_line_is_an_object_with_sorted_keys() -> None:
     assert second["level"] == "fatal"
 
 
-def test_lines_that_are_held_wait_for_their_thread() -> None:
-    """None starts meanwhile; afterwards all lines come, without another one or an end."""
+def test_lines_before_the_start_need_no_thread() -> None:
+    """They are written at once where there is room; what has none comes when there is a thread."""
     read_end, write_end = os.pipe()
-    with os.fdopen(read_end, "rb") as pipe, os.fdopen(write_end, "wb"):
-        writer = LineWriter(write_end)
-        with closing(writer):
-            threads = threading.active_count()
-            with writer.held():
-                writer.write(b"one\n")
-                writer.write(b"two\n")
-                assert threading.active_count() == threads
-                assert select.select([pipe], [], [], 0)[0] == []
-            assert pipe.read(8) == b"one\ntwo\n"
-            with writer.held():  # there is a thread by now
-                writer.write(b"three\n")
-                assert pipe.read(6) == b"three\n"
+    long = b"x" * (1 << 20) + b"\n"
+    with (
+        os.fdopen(read_end, "rb") as pipe,
+        os.fdopen(write_end, "wb"),
+        closing(LineWriter(write_end, threaded=False)) as writer,
+    ):
+        threads = threading.active_count()
+        writer.write(b"one\n")
+        assert pipe.readline() == b"one\n"
+        writer.write(long)
+        writer.write(b"three\n")
+        assert threading.active_count() == threads
+        writer.start()
+        assert pipe.readline() == long
+        assert pipe.readline() == b"three\n"
+
+
+def test_an_end_before_the_start() -> None:
+    """Nothing is lost that there is a reader for."""
+    read_end, write_end = os.pipe()
+    text = b"x" * 100_000 + b"\n"
+    with os.fdopen(read_end, "rb") as pipe, ThreadPoolExecutor() as reader:
+        with os.fdopen(write_end, "wb"):
+            writer = LineWriter(write_end, threaded=False)
+            writer.write(text)
+            read = reader.submit(pipe.read)
+            writer.close()
+        assert read.result() == text
 
 
 def test_a_traceback_is_a_field() -> None:

@@ -281,6 +281,22 @@ def end(daemon: "subprocess.Popen[bytes]") -> None:
     assert daemon.wait(30) == 0, rest
 
 
+def test_a_start_with_a_warning_gives_memory_back_as_well(tmp_path: Path) -> None:
+    """The warning starts no thread, beside which nothing could be given back."""
+
+    def resident_kb(*arguments: str) -> int:
+        environment = {**LAUNCH, "SANDBOX_STATE_DIR": str(tmp_path)}
+        with subprocess.Popen(
+            [BINARY, "-p", "0", *arguments], stderr=subprocess.PIPE, env=environment
+        ) as daemon:
+            assert ask(listening_port(daemon), "GET", "/health")[0] == 200
+            _, _, resident = held(daemon.pid)
+            end(daemon)
+        return resident
+
+    assert resident_kb("ignored") < resident_kb() + 2048
+
+
 @contextmanager
 def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """A daemon that keeps its state there; the port stands in `port` of its directory."""
