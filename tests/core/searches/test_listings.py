@@ -1,6 +1,7 @@
 """Directories that are read ahead of a walk: it sees the same as if it read them one by one."""
 
 import errno
+import operator
 import os
 import shutil
 import threading
@@ -61,13 +62,15 @@ def all_entries(records: bytes, start: str = "") -> list[Entry]:
     return entries
 
 
-def write_tree(root: Path, tree: dict[bytes, object], times: int = 1) -> None:
-    """Make what is named; a dict is a directory, the rest says what else."""
+def write_tree(root: Path, tree: dict[bytes, object]) -> None:
+    """Make what is named: a dict is a directory, bytes are content, the rest says what else."""
     os.makedirs(root, exist_ok=True)
     for name, what in tree.items():
         path = os.fsencode(root) + b"/" + name
         if isinstance(what, dict):
-            write_tree(Path(os.fsdecode(path)), what, times)
+            write_tree(Path(os.fsdecode(path)), what)
+        elif isinstance(what, bytes):
+            Path(os.fsdecode(path)).write_bytes(what)
         elif what == "fifo":
             os.mkfifo(path)
         elif what == "file":
@@ -78,15 +81,27 @@ def write_tree(root: Path, tree: dict[bytes, object], times: int = 1) -> None:
 
 ODD = [b"a", b"a\n", b"\xff", b"\xc3\xa9", b"\xc3", b" ", b"...", b".h", b".git", b"dist", b"*"]
 ODD += [b".sandbox-api-1", b"\xed\xb3\xbf", b"x" * LONGEST_NAME]
+RULES = [b"a\n!a/\n*.x\n", b"a/\n", b"!a\n", b"/dist\n", b"a/a\n", b"*\n!*/\n!a\n"]
+
+
+def directories(content: st.SearchStrategy[object]) -> st.SearchStrategy[dict[bytes, object]]:
+    """Some names, each with something; often there are rules of what is ignored."""
+    names = st.dictionaries(st.sampled_from(ODD), content, max_size=6)
+    rules = st.dictionaries(st.just(b".gitignore"), st.sampled_from(RULES), max_size=1)
+    return st.builds(operator.or_, names, rules)
+
+
 TREES = st.recursive(
-    st.dictionaries(
-        st.sampled_from(ODD), st.sampled_from(["file", "fifo", "/", ".", "..", "none"]), max_size=6
-    ),
-    lambda below: st.dictionaries(
-        st.sampled_from(ODD), st.one_of(below, st.just("file")), max_size=6
-    ),
+    directories(st.sampled_from(["file", "fifo", "/", ".", "..", "none"])),
+    lambda below: directories(st.one_of(below, st.just("file"))),
     max_leaves=12,
 )
+# the outer ones hold below, and the inner ones take them back
+NESTED_RULES = {
+    b".gitignore": b"a\n",
+    b" ": {b"a": "file"},
+    b"dist": {b".gitignore": b"!a\n\xc3\xa9\n", b"a": {b"a": "file"}, b"\xc3\xa9": "file"},
+}
 SCOPES = st.builds(
     WalkScope,
     exclude_directories=st.sampled_from([frozenset[str](), frozenset({"dist", "a\n"})]),
@@ -98,6 +113,7 @@ SCOPES = st.builds(
 @in_one_directory
 @given(tree=TREES, scope=SCOPES, helpers=st.integers(0, 2), batch=st.sampled_from([1, 2, 64]))
 @example(tree={b"a": {b"a": {b"a": {b"a": {}}}}}, scope=WalkScope(), helpers=1, batch=1)
+@example(tree=NESTED_RULES, scope=WalkScope(gitignore=True), helpers=1, batch=1)
 def test_a_walk_shows_the_same_in_every_way(
     tmp_path: Path, tree: dict[bytes, object], scope: WalkScope, helpers: int, batch: int
 ) -> None:
@@ -105,7 +121,6 @@ def test_a_walk_shows_the_same_in_every_way(
     root = tmp_path / "tree"
     shutil.rmtree(root, ignore_errors=True)
     write_tree(root, tree)
-    (root / ".gitignore").write_text("a\n!a/\n*.x\n")
     expected = sorted(ordered(Walk(str(root), scope)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listings_module, "BATCH", batch)
@@ -131,10 +146,14 @@ def test_a_walk_shows_the_same_in_every_way(
     ),
     helpers=st.integers(0, 2),
 )
+@example(tree=NESTED_RULES, query=FuzzyQuery(text="a", scope=WalkScope(gitignore=True)), helpers=1)
 def test_a_search_finds_the_same_without_it(
     tmp_path: Path, tree: dict[bytes, object], query: FuzzyQuery, helpers: int
 ) -> None:
-    """Matches, their order, whether there are more, and how much could not be read."""
+    """Matches, their order, whether there are more, and how much could not be read.
+
+    As without the module, so with a walk in order.
+    """
     root = tmp_path / "tree"
     shutil.rmtree(root, ignore_errors=True)
     write_tree(root, tree)
@@ -142,6 +161,8 @@ def test_a_search_finds_the_same_without_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listings_module, "native", None)
         patch.setattr(prefilter, "native", None)
+        assert outcome == fuzzy(str(root), query, Until(ENDLESS_S))
+        patch.setattr(Walk, "unordered", lambda walk, _: walk.runs())
         assert outcome == fuzzy(str(root), query, Until(ENDLESS_S))
 
 
