@@ -20,7 +20,7 @@ from sandbox_api.core.searches import prefilter
 from sandbox_api.core.searches.fuzzy import FuzzyQuery, fuzzy
 from sandbox_api.core.searches.listings import listings
 from sandbox_api.core.searches.until import Until
-from sandbox_api.core.walk import Entry, Run, Walk, WalkScope
+from sandbox_api.core.walk import Entry, Walk, WalkScope
 from tests.core.conftest import let_others_in
 from tests.core.searches.conftest import make
 
@@ -31,6 +31,7 @@ DEADLINE_S = 10.0
 LONGEST_NAME = 255
 MOST_RECORDS_BYTES = 1 << 20  # of one directory, and enough for one call (_native.c)
 MOST_ENTRIES = 1024  # that are made in one call
+MOST_UNKNOWN = 16  # directories in a row, then no more is asked
 RECORD_BYTES = 280  # of an entry with the longest name
 
 compiled = pytest.mark.skipif(native is None, reason="the package was not compiled here")
@@ -394,6 +395,47 @@ def test_what_the_module_leaves_open_is_read_all_the_same(
     assert sorted(unordered(Walk(str(tmp_path)), helpers)) == sorted(ordered(Walk(str(tmp_path))))
 
 
+@every_way
+@pytest.mark.parametrize(
+    "shape", ["{n}", "{n}/a/b", "1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/{n}"]
+)
+def test_a_module_that_knows_nothing_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, helpers: int
+) -> None:
+    """Of a file system that tells no types: only at first is a directory read twice."""
+    make(tmp_path, {f"{shape.format(n=n)}/f": "" for n in range(100)})
+    asked: list[bytes] = []
+
+    def read_directories(paths: bytes) -> list[None]:
+        asked.extend(paths.split(b"\0"))
+        return [None] * (paths.count(b"\0") + 1)
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    monkeypatch.setattr(listings_module, "BATCH", 2)
+    assert sorted(unordered(Walk(str(tmp_path)), helpers)) == sorted(ordered(Walk(str(tmp_path))))
+    assert len(asked) <= MOST_UNKNOWN + 2 * (2 * helpers + 1)
+
+
+@every_way
+def test_a_module_that_does_not_know_everything_is_asked_on(
+    monkeypatch: pytest.MonkeyPatch, helpers: int
+) -> None:
+    """Of large directories, however many: others are between them."""
+    asked: list[bytes] = []
+
+    def read_directories(paths: bytes) -> list[bytes | None]:
+        asked.extend(paths.split(b"\0"))
+        return [None if int(path) % 7 else b"" for path in paths.split(b"\0")]
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    monkeypatch.setattr(listings_module, "BATCH", 3)
+    unread = [(str(n), n) for n in range(100)]
+    assert sorted(n for _, n, _ in listings(unread, helpers)) == list(range(100))
+    assert len(asked) == 100
+
+
 def test_a_helper_that_is_slow_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,22 +458,19 @@ def test_a_helper_that_is_slow_is_not_waited_for(
     assert len(names) == 2
 
 
-def test_not_too_much_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_too_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many directories there are: what waits takes memory."""
     batch, helpers = 2, 3
-    make(tmp_path, {f"{n}/f": "" for n in range(100)})
     asked: list[int] = []
 
-    def read_directories(paths: bytes) -> list[None]:
+    def read_directories(paths: bytes) -> list[bytes]:
         asked.append(paths.count(b"\0") + 1)
-        return [None] * asked[-1]
+        return [b""] * asked[-1]
 
     fake = SimpleNamespace(read_directories=read_directories)
     monkeypatch.setattr(listings_module, "native", fake)
     monkeypatch.setattr(listings_module, "BATCH", batch)
-    runs: list[Run[Entry]] = []
-    for run in Walk(str(tmp_path)).unordered(partial(listings, helpers=helpers)):
-        runs.append(run)
-        begun = len(runs) - 100 if len(runs) > 100 else 0
+    unread = [(f"/{n}", n) for n in range(100)]
+    for begun, _ in enumerate(listings(unread, helpers)):
         assert sum(asked) <= begun + batch * (2 * helpers + 1)
     assert sum(asked) == 100
