@@ -21,6 +21,7 @@ except ImportError:
 
 BATCH: Final = 64  # directories that are read in one call
 _AHEAD = 2  # batches for each helper
+_FEW = 4  # directories that are read sooner than a helper has them
 _HOPELESS = 16  # directories of which nothing was known, in a row: so many are not all large
 _PATIENCE_S = 0.002  # with a helper: most often a batch takes less than 1 ms
 
@@ -59,17 +60,19 @@ def _read_ahead(
     Such a file system tells no types, and to ask on would be to read each of its directories twice.
 
     This thread waits for helpers that read, where they are not slow, even if it could do so itself:
-    between two batches they need the interpreter's lock, for which they would wait longer.
+    between two batches they need the interpreter's lock, for which they would wait longer. It does
+    read what is too little to hand over, as in a tree that is narrow.
     """
     reading: deque[tuple[list[tuple[str, T]], Task[_Answers]]] = deque()
     unknown = 0  # directories, in a row
     with Team(helpers) as team:
         while (unread or reading) and unknown < _HOPELESS:
-            while unread and len(reading) < team.count * _AHEAD:
+            ahead = team.count * _AHEAD if reading or len(unread) > _FEW else 0
+            while unread and len(reading) < ahead:
                 batch = _take(unread, team.count + 1)
                 reading.append((batch, team.start(_reading(batch))))
             if unread and not (reading and reading[0][1].ends_within(_PATIENCE_S)):
-                batch = _take(unread, team.count + 1)
+                batch = _take(unread, team.count + 1 if reading else 1)
                 reading.appendleft((batch, Task(_reading(batch))))
             batch, task = reading.popleft()
             answers = task.result()

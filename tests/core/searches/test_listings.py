@@ -458,6 +458,25 @@ def test_a_helper_that_is_slow_is_not_waited_for(
     assert len(names) == 2
 
 
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_helpers_are_not_asked_to_read_a_few(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """The thread of the search has them in one call, before a helper would begin."""
+    calls: list[str] = []
+
+    def read_directories(paths: bytes) -> list[bytes]:
+        calls.append(threading.current_thread().name)
+        return [b""] * (paths.count(b"\0") + 1)
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    level = [("/", None)] * width
+    unread = level.copy()
+    for read, _ in enumerate(listings(unread, helpers=3), 1):
+        if read % width == 0 and read < 20 * width:
+            unread += level
+    assert calls == [threading.current_thread().name] * 20
+
+
 def test_not_too_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many directories there are: what waits takes memory."""
     batch, helpers = 2, 3
