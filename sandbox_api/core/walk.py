@@ -130,6 +130,9 @@ class Walk:
     def unordered(self, listings: Listings) -> Generator[Run[Entry]]:
         """The same runs in any order, but for a directory before what is in it: that is faster.
 
+        Of a directory that fails in the middle the first part is shown here; in order nothing of it
+        is, as all of it is read before.
+
         Args:
             listings: reads the directories below the root.
 

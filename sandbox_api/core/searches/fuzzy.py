@@ -135,7 +135,8 @@ def fuzzy(root: str, query: FuzzyQuery, until: Until, *, helpers: int = 0) -> Ou
         root: absolute; a directory, which is no entry itself.
         query: what is looked for.
         until: when to end early.
-        helpers: how many threads may read directories beside the one that calls.
+        helpers: how many threads may read directories beside the one that calls; none does for a
+            plain query.
 
     Raises:
         OSError: the root cannot be read.

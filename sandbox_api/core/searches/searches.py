@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final, TypeVar
 
 from sandbox_api.core.identity import FileThreads
@@ -88,9 +88,11 @@ class Searches:
         """
 
         def run(until: Until) -> Outcome[FuzzyMatch]:
+            # a plain one walks in order, on its own: then the helpers are for other searches
+            helpers = nullcontext(0) if query.plain else self._helpers.some()
             with attempt(WALKING):
                 _require_directory(location)
-                with operation("open", location.absolute), self._helpers.some() as count:
+                with operation("open", location.absolute), helpers as count:
                     return fuzzy(location.absolute, query, until, helpers=count)
 
         try:

@@ -1,6 +1,7 @@
 """Directories that are read ahead of a walk: it sees the same as if it read them one by one."""
 
 import errno
+import operator
 import os
 import shutil
 import threading
@@ -19,7 +20,7 @@ from sandbox_api.core.searches import prefilter
 from sandbox_api.core.searches.fuzzy import FuzzyQuery, fuzzy
 from sandbox_api.core.searches.listings import listings
 from sandbox_api.core.searches.until import Until
-from sandbox_api.core.walk import Entry, Run, Walk, WalkScope
+from sandbox_api.core.walk import Entry, Walk, WalkScope
 from tests.core.conftest import let_others_in
 from tests.core.searches.conftest import make
 
@@ -30,6 +31,7 @@ DEADLINE_S = 10.0
 LONGEST_NAME = 255
 MOST_RECORDS_BYTES = 1 << 20  # of one directory, and enough for one call (_native.c)
 MOST_ENTRIES = 1024  # that are made in one call
+MOST_UNKNOWN = 16  # directories in a row, then no more is asked
 RECORD_BYTES = 280  # of an entry with the longest name
 
 compiled = pytest.mark.skipif(native is None, reason="the package was not compiled here")
@@ -61,13 +63,15 @@ def all_entries(records: bytes, start: str = "") -> list[Entry]:
     return entries
 
 
-def write_tree(root: Path, tree: dict[bytes, object], times: int = 1) -> None:
-    """Make what is named; a dict is a directory, the rest says what else."""
+def write_tree(root: Path, tree: dict[bytes, object]) -> None:
+    """Make what is named: a dict is a directory, bytes are content, the rest says what else."""
     os.makedirs(root, exist_ok=True)
     for name, what in tree.items():
         path = os.fsencode(root) + b"/" + name
         if isinstance(what, dict):
-            write_tree(Path(os.fsdecode(path)), what, times)
+            write_tree(Path(os.fsdecode(path)), what)
+        elif isinstance(what, bytes):
+            Path(os.fsdecode(path)).write_bytes(what)
         elif what == "fifo":
             os.mkfifo(path)
         elif what == "file":
@@ -78,15 +82,27 @@ def write_tree(root: Path, tree: dict[bytes, object], times: int = 1) -> None:
 
 ODD = [b"a", b"a\n", b"\xff", b"\xc3\xa9", b"\xc3", b" ", b"...", b".h", b".git", b"dist", b"*"]
 ODD += [b".sandbox-api-1", b"\xed\xb3\xbf", b"x" * LONGEST_NAME]
+RULES = [b"a\n!a/\n*.x\n", b"a/\n", b"!a\n", b"/dist\n", b"a/a\n", b"*\n!*/\n!a\n"]
+
+
+def directories(content: st.SearchStrategy[object]) -> st.SearchStrategy[dict[bytes, object]]:
+    """Some names, each with something; often there are rules of what is ignored."""
+    names = st.dictionaries(st.sampled_from(ODD), content, max_size=6)
+    rules = st.dictionaries(st.just(b".gitignore"), st.sampled_from(RULES), max_size=1)
+    return st.builds(operator.or_, names, rules)
+
+
 TREES = st.recursive(
-    st.dictionaries(
-        st.sampled_from(ODD), st.sampled_from(["file", "fifo", "/", ".", "..", "none"]), max_size=6
-    ),
-    lambda below: st.dictionaries(
-        st.sampled_from(ODD), st.one_of(below, st.just("file")), max_size=6
-    ),
+    directories(st.sampled_from(["file", "fifo", "/", ".", "..", "none"])),
+    lambda below: directories(st.one_of(below, st.just("file"))),
     max_leaves=12,
 )
+# the outer ones hold below, and the inner ones take them back
+NESTED_RULES = {
+    b".gitignore": b"a\n",
+    b" ": {b"a": "file"},
+    b"dist": {b".gitignore": b"!a\n\xc3\xa9\n", b"a": {b"a": "file"}, b"\xc3\xa9": "file"},
+}
 SCOPES = st.builds(
     WalkScope,
     exclude_directories=st.sampled_from([frozenset[str](), frozenset({"dist", "a\n"})]),
@@ -98,6 +114,7 @@ SCOPES = st.builds(
 @in_one_directory
 @given(tree=TREES, scope=SCOPES, helpers=st.integers(0, 2), batch=st.sampled_from([1, 2, 64]))
 @example(tree={b"a": {b"a": {b"a": {b"a": {}}}}}, scope=WalkScope(), helpers=1, batch=1)
+@example(tree=NESTED_RULES, scope=WalkScope(gitignore=True), helpers=1, batch=1)
 def test_a_walk_shows_the_same_in_every_way(
     tmp_path: Path, tree: dict[bytes, object], scope: WalkScope, helpers: int, batch: int
 ) -> None:
@@ -105,7 +122,6 @@ def test_a_walk_shows_the_same_in_every_way(
     root = tmp_path / "tree"
     shutil.rmtree(root, ignore_errors=True)
     write_tree(root, tree)
-    (root / ".gitignore").write_text("a\n!a/\n*.x\n")
     expected = sorted(ordered(Walk(str(root), scope)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listings_module, "BATCH", batch)
@@ -131,10 +147,14 @@ def test_a_walk_shows_the_same_in_every_way(
     ),
     helpers=st.integers(0, 2),
 )
+@example(tree=NESTED_RULES, query=FuzzyQuery(text="a", scope=WalkScope(gitignore=True)), helpers=1)
 def test_a_search_finds_the_same_without_it(
     tmp_path: Path, tree: dict[bytes, object], query: FuzzyQuery, helpers: int
 ) -> None:
-    """Matches, their order, whether there are more, and how much could not be read."""
+    """Matches, their order, whether there are more, and how much could not be read.
+
+    As without the module, so with a walk in order.
+    """
     root = tmp_path / "tree"
     shutil.rmtree(root, ignore_errors=True)
     write_tree(root, tree)
@@ -142,6 +162,8 @@ def test_a_search_finds_the_same_without_it(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listings_module, "native", None)
         patch.setattr(prefilter, "native", None)
+        assert outcome == fuzzy(str(root), query, Until(ENDLESS_S))
+        patch.setattr(Walk, "unordered", lambda walk, _: walk.runs())
         assert outcome == fuzzy(str(root), query, Until(ENDLESS_S))
 
 
@@ -373,6 +395,47 @@ def test_what_the_module_leaves_open_is_read_all_the_same(
     assert sorted(unordered(Walk(str(tmp_path)), helpers)) == sorted(ordered(Walk(str(tmp_path))))
 
 
+@every_way
+@pytest.mark.parametrize(
+    "shape", ["{n}", "{n}/a/b", "1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16/17/{n}"]
+)
+def test_a_module_that_knows_nothing_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, helpers: int
+) -> None:
+    """Of a file system that tells no types: only at first is a directory read twice."""
+    make(tmp_path, {f"{shape.format(n=n)}/f": "" for n in range(100)})
+    asked: list[bytes] = []
+
+    def read_directories(paths: bytes) -> list[None]:
+        asked.extend(paths.split(b"\0"))
+        return [None] * (paths.count(b"\0") + 1)
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    monkeypatch.setattr(listings_module, "BATCH", 2)
+    assert sorted(unordered(Walk(str(tmp_path)), helpers)) == sorted(ordered(Walk(str(tmp_path))))
+    assert len(asked) <= MOST_UNKNOWN + 2 * (2 * helpers + 1)
+
+
+@every_way
+def test_a_module_that_does_not_know_everything_is_asked_on(
+    monkeypatch: pytest.MonkeyPatch, helpers: int
+) -> None:
+    """Of large directories, however many: others are between them."""
+    asked: list[bytes] = []
+
+    def read_directories(paths: bytes) -> list[bytes | None]:
+        asked.extend(paths.split(b"\0"))
+        return [None if int(path) % 7 else b"" for path in paths.split(b"\0")]
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    monkeypatch.setattr(listings_module, "BATCH", 3)
+    unread = [(str(n), n) for n in range(100)]
+    assert sorted(n for _, n, _ in listings(unread, helpers)) == list(range(100))
+    assert len(asked) == 100
+
+
 def test_a_helper_that_is_slow_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,22 +458,38 @@ def test_a_helper_that_is_slow_is_not_waited_for(
     assert len(names) == 2
 
 
-def test_not_too_much_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_helpers_are_not_asked_to_read_a_few(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """The thread of the search has them in one call, before a helper would begin."""
+    calls: list[str] = []
+
+    def read_directories(paths: bytes) -> list[bytes]:
+        calls.append(threading.current_thread().name)
+        return [b""] * (paths.count(b"\0") + 1)
+
+    fake = SimpleNamespace(read_directories=read_directories)
+    monkeypatch.setattr(listings_module, "native", fake)
+    level = [("/", None)] * width
+    unread = level.copy()
+    for read, _ in enumerate(listings(unread, helpers=3), 1):
+        if read % width == 0 and read < 20 * width:
+            unread += level
+    assert calls == [threading.current_thread().name] * 20
+
+
+def test_not_too_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many directories there are: what waits takes memory."""
     batch, helpers = 2, 3
-    make(tmp_path, {f"{n}/f": "" for n in range(100)})
     asked: list[int] = []
 
-    def read_directories(paths: bytes) -> list[None]:
+    def read_directories(paths: bytes) -> list[bytes]:
         asked.append(paths.count(b"\0") + 1)
-        return [None] * asked[-1]
+        return [b""] * asked[-1]
 
     fake = SimpleNamespace(read_directories=read_directories)
     monkeypatch.setattr(listings_module, "native", fake)
     monkeypatch.setattr(listings_module, "BATCH", batch)
-    runs: list[Run[Entry]] = []
-    for run in Walk(str(tmp_path)).unordered(partial(listings, helpers=helpers)):
-        runs.append(run)
-        begun = len(runs) - 100 if len(runs) > 100 else 0
+    unread = [(f"/{n}", n) for n in range(100)]
+    for begun, _ in enumerate(listings(unread, helpers)):
         assert sum(asked) <= begun + batch * (2 * helpers + 1)
     assert sum(asked) == 100

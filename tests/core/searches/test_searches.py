@@ -17,8 +17,10 @@ from sandbox_api.core.processes.reaper import Reaper
 from sandbox_api.core.searches import searches as module
 from sandbox_api.core.searches import worker
 from sandbox_api.core.searches.find import FindQuery
+from sandbox_api.core.searches.fuzzy import FuzzyMatch, FuzzyQuery
 from sandbox_api.core.searches.grep import GrepMatch, GrepQuery
 from sandbox_api.core.searches.searches import Searches
+from sandbox_api.core.searches.until import Outcome, Until
 from sandbox_api.core.searches.worker import WorkerEnd, WorkerRequest
 from sandbox_api.core.walk import WalkScope
 from sandbox_api.errors import FailedError, UnavailableError
@@ -70,6 +72,25 @@ async def test_a_daemon_that_stops(threads: FileThreads, tmp_path: Path) -> None
     threads.closing = True
     with pytest.raises(UnavailableError, match="stops"):
         await owner_of(threads, 60).find(at(tmp_path), FindQuery())
+
+
+async def test_a_plain_search_leaves_the_helpers_to_others(
+    threads: FileThreads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not use them; any other fuzzy search has all."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    owner = owner_of(threads, 60)
+    meanwhile: list[tuple[int, int]] = []
+
+    def fuzzy(_: str, query: FuzzyQuery, until: Until, *, helpers: int) -> Outcome[FuzzyMatch]:
+        with vars(owner)["_helpers"].some() as left:
+            meanwhile.append((helpers, left))
+        return Outcome([], truncated=False, timed_out=until.timed_out, unreadable=query.limit)
+
+    monkeypatch.setattr(module, "fuzzy", fuzzy)
+    for plain in (True, False):
+        await owner.fuzzy(at(tmp_path), FuzzyQuery(text="a", plain=plain))
+    assert meanwhile == [(0, 3), (3, 0)]
 
 
 async def test_a_worker_that_somebody_kills(
