@@ -12,8 +12,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("sandbox_api/core/searches/_native.c")
-MODULE = SOURCE.with_suffix(".abi3.so")  # for each CPython from 3.11 on
+PLACE = Path("sandbox_api/core/searches")
+SOURCES = (PLACE / "_native.c", PLACE / "_directories.c")
+MODULE = PLACE / "_native.abi3.so"  # for each CPython from 3.11 on
 FLAGS = (
     *("-O2", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
     "-Werror=implicit-function-declaration",  # what is not in the stable interface
@@ -30,7 +31,7 @@ class CompileHook(BuildHookInterface[Any]):
         (root / MODULE).unlink(missing_ok=True)
         failure = _compile(root)
         if failure:
-            self.app.display_warning(f"{SOURCE} is left out: {failure}")
+            self.app.display_warning(f"{MODULE} is left out: {failure}")
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
@@ -45,7 +46,7 @@ def _compile(root: Path) -> str:
     """
     compiler = shlex.split(os.environ.get("CC") or "cc")
     include = f"-I{sysconfig.get_path('include')}"
-    command = [*compiler, *FLAGS, include, str(SOURCE), "-o", str(MODULE)]
+    command = [*compiler, *FLAGS, include, *map(str, SOURCES), "-o", str(MODULE)]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError as exc:

@@ -19,7 +19,7 @@ RUNTIME = HERE / "runtime"
 PACKAGE = ROOT / "sandbox_api"
 ORIGIN = "/<sandbox-api>"  # as in runtime/importer.py
 MODULE, PACKAGE_KIND, ASSET = range(3)
-NO_ASSETS = {".py", ".pyc", ".pyi", ".c", ".so"}
+NO_ASSETS = {".py", ".pyc", ".pyi", ".c", ".h", ".so"}
 RUN, DUMP, SCRIPT = range(3)
 _HEADER = struct.Struct("<IIIIQ")
 

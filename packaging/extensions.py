@@ -233,10 +233,12 @@ def make_ctypes(builder: Builder, libffi: Path) -> Extension:
 
 def make_native(builder: Builder) -> Extension:
     """The compiled module of this project."""
-    source = ROOT / f"{NATIVE.replace('.', '/')}.c"
+    place = (ROOT / NATIVE.replace(".", "/")).parent
+    sources, headers = sorted(place.glob("*.c")), sorted(place.glob("*.h"))
 
     def make(directory: Path) -> None:
-        join(builder, NATIVE, [compile_c(builder, source, directory / "0.o")], directory)
+        objects = [compile_c(builder, one, directory / f"{one.stem}.o") for one in sources]
+        join(builder, NATIVE, objects, directory)
 
-    step = builder.cache.step(f"{NATIVE}-{builder.arch}", builder.inputs(source), make)
+    step = builder.cache.step(f"{NATIVE}-{builder.arch}", builder.inputs(*sources, *headers), make)
     return Extension(NATIVE, step / "module.o")
