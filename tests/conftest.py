@@ -35,12 +35,22 @@ log = logging.getLogger(__name__)
 LAUNCH = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
+def _take_ignored_signals() -> None:
+    """Do nothing at them, rather than ignore them, as `&` and nohup make us do: what is ignored is
+    so in all that tests start, and some tests send these signals.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 def pytest_configure() -> None:
     """Directories for this session alone.
 
     Each session of pytest closes the directory that all share to other users, in the middle of
     another session's tests of what other users may do.
     """
+    _take_ignored_signals()
     os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(prefix="sandbox-api-tests-")
 
 
