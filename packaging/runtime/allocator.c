@@ -1,8 +1,9 @@
 /* malloc for the whole program: dlmalloc, with pages from where a snapshot can take them.
 
-   While a snapshot is made all memory lies in one piece from HEAP_ADDRESS on, of which the end alone
-   can be given back. The file that comes of it has this piece as a segment. There, and in a file without a
-   snapshot, new pages come from mmap and go back by munmap; those of the segment may go back too. */
+   While a snapshot is made all memory lies in one piece from HEAP_ADDRESS on, of which the end
+   alone can be given back. The file that comes of it has this piece as a segment. There, and in a
+   file without a snapshot, new pages come from mmap and go back by munmap; those of the segment may
+   go back too. */
 #define _GNU_SOURCE
 #include <Python.h>
 #include <errno.h>

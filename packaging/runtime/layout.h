@@ -33,9 +33,9 @@ void prepare_dump(void);                    /* before anything is opened */
 int dump(void);                             /* to standard output; 0, or 1 and a message */
 int resume(char **argv);                    /* the interpreter, in a process of its own; 0: failed */
 
-/* immortal.c */
+/* immortal.c: also what they refer to; 0 where there is no memory */
 struct _object;
-int make_immortal(struct _object *const *objects, size_t count); /* and what they refer to; 0: no memory */
+int make_immortal(struct _object *const *objects, size_t count);
 
 /* trim.c */
 void trim_memory(void);
