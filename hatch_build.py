@@ -13,7 +13,6 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PLACE = Path("sandbox_api/core/searches")
-SOURCES = (PLACE / "_native.c", PLACE / "_directories.c")
 MODULE = PLACE / "_native.abi3.so"  # for each CPython from 3.11 on
 FLAGS = (
     *("-O2", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
@@ -44,9 +43,10 @@ def _compile(root: Path) -> str:
 
     Paths are relative, so that none of this machine gets into it.
     """
+    sources = sorted(str(one.relative_to(root)) for one in (root / PLACE).glob("*.c"))
     compiler = shlex.split(os.environ.get("CC") or "cc")
     include = f"-I{sysconfig.get_path('include')}"
-    command = [*compiler, *FLAGS, include, *map(str, SOURCES), "-o", str(MODULE)]
+    command = [*compiler, *FLAGS, include, *sources, "-o", str(MODULE)]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     except OSError as exc:

@@ -12,15 +12,7 @@ from target import C_FLAGS, Toolchain
 
 # Ours, and in place of functions of the C library and of OpenSSL
 OWN = (
-    "main",
-    "bundle",
-    "snapshot",
-    "immortal",
-    "allocator",
-    "trim",
-    "clock",
-    "dl",
-    "strerror",
+    *("main", "bundle", "snapshot", "immortal", "allocator", "trim", "clock", "dl", "strerror"),
     "trust",
 )
 

@@ -2,7 +2,6 @@
    of them is in, for its every use. packaging/patches/python3.11/immortal.patch is the other half. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdlib.h>
 
 #include "layout.h"
 

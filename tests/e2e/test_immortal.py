@@ -54,6 +54,7 @@ def test_their_counts_stay(check: Check) -> None:
 from sandbox_api.api.schemas.base import PathReply
 before = [sys.getrefcount(one) for one in held + code]
 uses = [one for _ in range(100) for one in held + code]
+repeated = [([one] * 9, [one, one] * 9, (one,) * 9, (one, one) * 9) for one in held + code]
 changed = sum(sys.getrefcount(one) != count for one, count in zip(held + code, before))
 for _ in range(100_000):
     PathReply.model_validate({"path": "x", "message": "y"})

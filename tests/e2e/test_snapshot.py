@@ -298,8 +298,8 @@ def test_a_start_with_a_warning_gives_memory_back_as_well(tmp_path: Path) -> Non
 
 
 @contextmanager
-def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """A daemon that keeps its state there; the port stands in `port` of its directory."""
+def running(directory: Path) -> Iterator[tuple[int, int]]:
+    """Process id and port of a daemon that keeps its state there."""
     environment = {
         **LAUNCH,
         "SANDBOX_STATE_DIR": str(directory / "state"),
@@ -308,12 +308,12 @@ def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
     with subprocess.Popen(
         [BINARY, "-p", "0"], stderr=subprocess.PIPE, env=environment, cwd=directory
     ) as daemon:
-        (directory / "port").write_text(str(listening_port(daemon)))
+        port = listening_port(daemon)
         assert daemon.stderr is not None
         log = threading.Thread(target=daemon.stderr.read)  # a full pipe must not be what is tested
         log.start()
         try:
-            yield daemon
+            yield daemon.pid, port
         finally:
             daemon.terminate()
             log.join(30)
@@ -323,8 +323,7 @@ def running(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
 @pytest.mark.timeout(600)
 def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
     """Eight clients at a time; afterwards it holds no more than after the first thousand."""
-    with running(tmp_path) as daemon:
-        port = int((tmp_path / "port").read_text())
+    with running(tmp_path) as (pid, port):
 
         def request(number: int) -> int:
             path = f"/filesystem/{tmp_path}/{number % 16}.txt"
@@ -342,9 +341,9 @@ def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(request, range(2000))) == {200}
-            before = held(daemon.pid)
+            before = held(pid)
             assert set(pool.map(request, range(10_000))) == {200}
-        descriptors, threads, resident_kb = held(daemon.pid)
+        descriptors, threads, resident_kb = held(pid)
         assert descriptors <= before[0] + 8  # connections that are kept alive
         assert threads <= before[1] + 2
         assert resident_kb < before[2] + 16 * 1024
@@ -353,8 +352,7 @@ def test_ten_thousand_mixed_requests(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_g19_five_thousand_commands(tmp_path: Path) -> None:
     """Afterwards it holds what it held after five hundred."""
-    with running(tmp_path) as daemon:
-        port = int((tmp_path / "port").read_text())
+    with running(tmp_path) as (pid, port):
 
         def execute(number: int) -> object:
             body = json.dumps({"command": f"echo {number}; exit 3", "waitForCompletion": True})
@@ -364,9 +362,9 @@ def test_g19_five_thousand_commands(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(execute, range(500))) == {(200, 3, True)}
-            before = held(daemon.pid)
+            before = held(pid)
             assert set(pool.map(execute, range(5000))) == {(200, 3, True)}
-        descriptors, threads, resident_kb = held(daemon.pid)
+        descriptors, threads, resident_kb = held(pid)
         assert descriptors <= before[0] + 8  # connections that are kept alive
         assert threads <= before[1] + 2
         assert resident_kb < before[2] + 4 * 1024
